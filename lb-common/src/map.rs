@@ -1,0 +1,282 @@
+//! The types in the BPF maps.
+//!
+//! Written once, for both sides. No padding that is not named, no `bool`, no `Option`, no data-carrying enum: every bit pattern
+//! is a value. Any change to a type here bumps [`ABI_VERSION`], and a daemon that finds maps of another version builds new
+//! ones instead of reading them.
+
+use bytemuck::{Pod, Zeroable};
+
+/// The version of everything in this module; it stands in the map `META`, so that a daemon knows what it finds.
+pub const ABI_VERSION: u32 = 1;
+
+/// The names of the maps, as the program's object file has them.
+pub mod name {
+    /// Array of [`Meta`](super::Meta), one entry, written and read by userspace only.
+    pub const META: &str = "META";
+    /// Memory-mapped array of [`ServiceEntry`](super::ServiceEntry): a two-choice hash table, its length a power of two.
+    pub const SERVICES: &str = "SERVICES";
+    /// Memory-mapped array of [`Slot`](super::Slot)s: the rings of all services.
+    pub const RING: &str = "RING";
+    /// Memory-mapped array of [`BackendRow`](super::BackendRow): the backends of all services.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// Per-CPU array of [`Counter`](super::Counter), one for each row of `BACKENDS`.
+    pub const PAIRS: &str = "PAIRS";
+    /// Per-CPU array of `u64` packets, one for each [`Reason`](crate::reason::Reason).
+    pub const REASONS: &str = "REASONS";
+    /// Device map, hashed by interface index: where packets are redirected to.
+    pub const DEVICES: &str = "DEVICES";
+    /// Load-time global: the length of `SERVICES` less one.
+    pub const SERVICE_MASK: &str = "SERVICE_MASK";
+    /// Load-time global: [`HashKeys`](crate::hash::HashKeys).
+    pub const HASH_KEYS: &str = "HASH_KEYS";
+    /// Every map of the balancer that is pinned and taken over by the next daemon.
+    pub const PINNED: [&str; 7] = [META, SERVICES, RING, BACKENDS, PAIRS, REASONS, DEVICES];
+}
+
+/// What the maps say of themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Meta {
+    /// [`ABI_VERSION`] of the daemon that made the maps; 0 until they are ready for use.
+    pub abi_version: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Number of configurations accepted since the maps were made.
+    pub generation: u64,
+}
+
+/// The exact match: a VIP with its protocol and port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ServiceKey {
+    /// IPv6: the address's first 8 bytes as they are on the wire. IPv4: 0.
+    pub address_high: u64,
+    /// IPv6: the address's last 8 bytes as they are on the wire. IPv4: the address's 4 bytes, zero-extended.
+    pub address_low: u64,
+    /// Port, protocol and address family, see [`key_word`]; never 0 in the key of a service.
+    pub word: u32,
+}
+
+/// IPv4's number in a key.
+pub const FAMILY_V4: u8 = 4;
+/// IPv6's number in a key.
+pub const FAMILY_V6: u8 = 6;
+
+/// Packs port (as on the wire), protocol number and family ([`FAMILY_V4`], [`FAMILY_V6`]) into [`ServiceKey::word`].
+#[inline(always)]
+pub const fn key_word(port: [u8; 2], protocol: u8, family: u8) -> u32 {
+    u32::from_ne_bytes([port[0], port[1], protocol, family])
+}
+
+impl ServiceKey {
+    /// The key of an IPv4 service; `port` as on the wire.
+    #[inline(always)]
+    pub const fn v4(address: [u8; 4], protocol: u8, port: [u8; 2]) -> Self {
+        Self {
+            address_high: 0,
+            address_low: u32::from_ne_bytes(address) as u64,
+            word: key_word(port, protocol, FAMILY_V4),
+        }
+    }
+
+    /// The key of an IPv6 service; `port` as on the wire.
+    #[inline(always)]
+    pub const fn v6(address: [u8; 16], protocol: u8, port: [u8; 2]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
+        Self {
+            address_high: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            address_low: u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+            word: key_word(port, protocol, FAMILY_V6),
+        }
+    }
+}
+
+/// One service as the program finds it.
+///
+/// Userspace is the only writer: the value first, `word` last, so that a reader never matches half an entry. A freed
+/// entry is written again only after an RCU grace period, when no program can still be reading it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct ServiceEntry {
+    /// As [`ServiceKey::address_high`].
+    pub address_high: u64,
+    /// As [`ServiceKey::address_low`].
+    pub address_low: u64,
+    /// As [`ServiceKey::word`]; written last.
+    pub word: u32,
+    /// Slots of the ring, a prime; 0 in a free entry.
+    pub ring_size: u32,
+    /// Where the ring begins in `RING` (low 32 bits) and the backends' rows in `BACKENDS` (high 32 bits): one aligned store
+    /// moves both.
+    pub bases: u64,
+    /// Tells apart the flows of two services in the flow hash; computed from the service's key.
+    pub salt: u64,
+    /// Bits of `source port << 16 | destination port` (both as on the wire) that go into the flow hash.
+    pub port_mask: u32,
+    /// [`flag`]s.
+    pub flags: u32,
+    /// Slots reserved at the ring's base: at least `ring_size`.
+    pub ring_room: u32,
+    /// Rows reserved at the backends' base. A backend's number is below it.
+    pub backend_room: u32,
+    /// Zero.
+    pub reserved: u64,
+}
+
+/// Bits of [`ServiceEntry::flags`].
+pub mod flag {
+    /// The client's address goes into the flow hash.
+    pub const HASH_ADDRESS: u32 = 1 << 0;
+}
+
+/// One slot of a ring: who owns it, and who owned it before.
+///
+/// `current` in the low 16 bits, `previous` in the high 16: numbers of backends within the service. Equal halves are a
+/// stable slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Slot(pub u32);
+
+/// A backend's number within its service; its row is the service's base plus this. [`NOBODY`] is no backend.
+pub type BackendNumber = u16;
+
+/// The owner of a slot when no backend of the service serves.
+pub const NOBODY: BackendNumber = 0xFFFF;
+
+impl Slot {
+    /// A slot that nobody serves.
+    pub const EMPTY: Slot = Slot::stable(NOBODY);
+
+    /// A slot that has not changed owner.
+    pub const fn stable(owner: BackendNumber) -> Self {
+        Slot(owner as u32 | (owner as u32) << 16)
+    }
+
+    /// The backend that owns the slot.
+    pub const fn current(self) -> BackendNumber {
+        self.0 as u16
+    }
+
+    /// The backend that owned it before; equal to `current` in a stable slot.
+    pub const fn previous(self) -> BackendNumber {
+        (self.0 >> 16) as u16
+    }
+}
+
+/// How a packet is rewritten for a backend: the ready-made bytes, and what to do with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Rewrite {
+    /// [`Mode`] as a number; 0 ([`Mode::Unresolved`]) while the next hop is not known.
+    pub mode: u32,
+    /// Index of the interface that the packet leaves by; 0: always the one it came from.
+    pub ifindex: u32,
+    /// IPv4 outer header: the one's complement sum of `header`'s 16-bit words as they lie in memory, with total length,
+    /// type of service and checksum zero; not folded.
+    pub checksum: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Ethernet header, then the outer headers, byte for byte as they go on the wire, in words of 8 so that they are
+    /// copied as such.
+    pub header: [u64; HEADER_WORDS],
+}
+
+/// Room for Ethernet and outer headers in a [`Rewrite`], in words of 8 bytes.
+pub const HEADER_WORDS: usize = 9;
+
+/// How a packet goes to its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Mode {
+    /// The next hop is not known.
+    Unresolved = 0,
+    /// The Ethernet header alone is replaced.
+    L2 = 1,
+    /// Encapsulated in IPv4 (RFC 2003 for IPv4 in it, RFC 4213 for IPv6 in it).
+    IpipV4 = 2,
+    /// Encapsulated in IPv6 (RFC 2473).
+    IpipV6 = 3,
+}
+
+impl Default for Rewrite {
+    fn default() -> Self {
+        Zeroable::zeroed()
+    }
+}
+
+/// One backend of one service.
+///
+/// It holds its rewrite twice. Userspace writes the copy that is not active, then flips `active` in one store, and waits
+/// for an RCU grace period before it writes again: a packet sees the old bytes or the new ones, never half of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct BackendRow {
+    /// Which of the two rewrites is in use: its lowest bit.
+    pub active: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The two copies.
+    pub rewrites: [Rewrite; 2],
+    /// Hash of the backend's name; 0: the row is free. Userspace finds by it which backend a number belongs to.
+    pub identity: u64,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of the IP packets as they arrived: without Ethernet header, padding and outer headers.
+    pub bytes: u64,
+}
+
+impl ServiceEntry {
+    /// The entry's key; its word is 0 if the entry is free.
+    pub const fn key(&self) -> ServiceKey {
+        ServiceKey {
+            address_high: self.address_high,
+            address_low: self.address_low,
+            word: self.word,
+        }
+    }
+
+    /// Packs where the ring begins in `RING` and the rows in `BACKENDS`.
+    pub const fn pack_bases(ring: u32, backends: u32) -> u64 {
+        ring as u64 | (backends as u64) << 32
+    }
+
+    /// Index in `RING` of the ring's first slot.
+    #[inline(always)]
+    pub const fn ring_base(&self) -> u32 {
+        self.bases as u32
+    }
+
+    /// Index in `BACKENDS` of backend number 0.
+    #[inline(always)]
+    pub const fn backend_base(&self) -> u32 {
+        (self.bases >> 32) as u32
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Meta>() == 16);
+    assert!(size_of::<ServiceEntry>() == 64);
+    assert!(size_of::<Slot>() == 4);
+    assert!(size_of::<Rewrite>() == 88);
+    assert!(size_of::<BackendRow>() == 192);
+    assert!(size_of::<Counter>() == 16);
+};
+
+#[cfg(feature = "user")]
+mod user {
+    // SAFETY: all of these are `Pod`: any bytes are a value, and none of them are padding.
+    unsafe impl aya::Pod for super::Meta {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ServiceEntry {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Slot {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::BackendRow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Counter {}
+}

@@ -1,0 +1,2 @@
+//! Placeholder until the daemon stands.
+fn main() {}
