@@ -86,65 +86,46 @@ fn protocol_of(inner: u8) -> u8 {
     }
 }
 
+/// The longest packet, its header included, that fits into IPv4: its total length has 16 bits (RFC 791).
+pub const LONGEST_IN_IPV4: u32 = 0xFFFF - IPV4_LEN as u32;
+/// The longest packet, its header included, that fits into IPv6: the payload length has 16 bits (RFC 8200).
+pub const LONGEST_IN_IPV6: u32 = 0xFFFF;
+
 /// Ethernet and outer IPv4 header of one packet: 34 bytes, as four words and the last two bytes.
 ///
-/// `length` is the inner packet's, in bytes; nothing if the outer one would be longer than 65,535.
+/// `length` is the inner packet's, in bytes: at most [`LONGEST_IN_IPV4`].
 #[inline(always)]
-pub fn ipv4_header(rewrite: &Rewrite, length: u32, traffic_class: u8) -> Option<([u64; 4], u16)> {
-    let total = length + IPV4_LEN as u32;
-    if total > 0xFFFF {
-        return None;
-    }
-    let total = (total as u16).to_be();
+pub fn ipv4_header(rewrite: &Rewrite, length: u32, traffic_class: u8) -> ([u64; 4], u16) {
+    let total = ((length + IPV4_LEN as u32) as u16).to_be();
     let class = u16::from_ne_bytes([0, traffic_class]);
     let mut sum = rewrite.checksum + u32::from(total) + u32::from(class);
     sum = (sum & 0xFFFF) + (sum >> 16);
     sum = (sum & 0xFFFF) + (sum >> 16);
-    let checksum = !sum as u16;
     let header = &rewrite.header;
-    Some((
-        [
-            header[0],
-            header[1] | at(14, class),
-            header[2] | at(16, total),
-            header[3] | at(24, checksum),
-        ],
-        halfword(header[4], 0),
-    ))
+    let words = [header[0], header[1] | at(14, class), header[2] | at(16, total), header[3] | at(24, !sum as u16)];
+    (words, halfword(header[4], 0))
 }
 
 /// Ethernet and outer IPv6 header of one packet: 54 bytes, as six words, four bytes and two.
 ///
-/// The flow label is the low 20 bits of `flow_hash`, so that routers and the backend's queues can tell the flows of one tunnel apart
-/// (RFC 6438).
+/// `length` is the inner packet's, in bytes: at most [`LONGEST_IN_IPV6`]. The flow label is the low 20 bits of `flow_hash`, so
+/// that routers and the backend's queues can tell the flows of one tunnel apart (RFC 6438).
 #[inline(always)]
-pub fn ipv6_header(rewrite: &Rewrite, length: u32, traffic_class: u8, flow_hash: u64) -> Option<([u64; 6], u32, u16)> {
-    if length > 0xFFFF {
-        return None;
-    }
-    let label = (u32::from(traffic_class) << 20 | flow_hash as u32 & 0x000F_FFFF).to_be();
+pub fn ipv6_header(rewrite: &Rewrite, length: u32, traffic_class: u8, flow_hash: u64) -> ([u64; 6], u32, u16) {
+    // Version (in the template), traffic class and flow label: the first 4 bytes.
+    let label = (u32::from(traffic_class) << 20 | flow_hash as u32 & 0x000F_FFFF).to_be_bytes();
+    let (first, second) = (u16::from_ne_bytes([label[0], label[1]]), u16::from_ne_bytes([label[2], label[3]]));
     let header = &rewrite.header;
-    let (high, low) = if cfg!(target_endian = "little") {
-        (label as u16, (label >> 16) as u16)
-    } else {
-        ((label >> 16) as u16, label as u16)
-    };
-    Some((
-        [
-            header[0],
-            header[1] | at(14, high),
-            header[2] | at(16, low) | at(18, (length as u16).to_be()),
-            header[3],
-            header[4],
-            header[5],
-        ],
-        if cfg!(target_endian = "little") {
-            header[6] as u32
-        } else {
-            (header[6] >> 32) as u32
-        },
-        halfword(header[6], 4),
-    ))
+    let words = [
+        header[0],
+        header[1] | at(14, first),
+        header[2] | at(16, second) | at(18, (length as u16).to_be()),
+        header[3],
+        header[4],
+        header[5],
+    ];
+    let middle = if cfg!(target_endian = "little") { header[6] as u32 } else { (header[6] >> 32) as u32 };
+    (words, middle, halfword(header[6], 4))
 }
 
 /// The word that has `field` at byte `offset` of the header, and zeros elsewhere.

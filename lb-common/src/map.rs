@@ -15,12 +15,16 @@ pub mod name {
     pub const META: &str = "META";
     /// Memory-mapped array of [`ServiceEntry`](super::ServiceEntry): a two-choice hash table, its length a power of two.
     pub const SERVICES: &str = "SERVICES";
-    /// Memory-mapped array of [`Slot`](super::Slot)s: the rings of all services.
+    /// Memory-mapped array of [`SlotPair`](super::SlotPair)s: the rings of all services.
     pub const RING: &str = "RING";
     /// Memory-mapped array of [`BackendRow`](super::BackendRow): the backends of all services.
     pub const BACKENDS: &str = "BACKENDS";
-    /// Per-CPU array of [`Counter`](super::Counter), one for each row of `BACKENDS`.
+    /// Per-CPU array of [`Counter`](super::Counter), one for each row of `BACKENDS`. Never set back, so that their sum is every
+    /// packet ever forwarded.
     pub const PAIRS: &str = "PAIRS";
+    /// Memory-mapped array of [`Counter`](super::Counter), one for each row of `BACKENDS`, of userspace only: what `PAIRS`
+    /// held when the row got its present backend.
+    pub const BASELINES: &str = "BASELINES";
     /// Per-CPU array of `u64` packets, one for each [`Reason`](crate::reason::Reason).
     pub const REASONS: &str = "REASONS";
     /// Device map, hashed by interface index: where packets are redirected to.
@@ -30,7 +34,7 @@ pub mod name {
     /// Load-time global: [`HashKeys`](crate::hash::HashKeys).
     pub const HASH_KEYS: &str = "HASH_KEYS";
     /// Every map of the balancer that is pinned and taken over by the next daemon.
-    pub const PINNED: [&str; 7] = [META, SERVICES, RING, BACKENDS, PAIRS, REASONS, DEVICES];
+    pub const PINNED: [&str; 8] = [META, SERVICES, RING, BACKENDS, PAIRS, BASELINES, REASONS, DEVICES];
 }
 
 /// What the maps say of themselves.
@@ -39,10 +43,10 @@ pub mod name {
 pub struct Meta {
     /// [`ABI_VERSION`] of the daemon that made the maps; 0 until they are ready for use.
     pub abi_version: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// Number of configurations accepted since the maps were made.
-    pub generation: u64,
+    /// Rows of `BACKENDS` below this index may have been used; none at or above it ever was.
+    pub rows_used: u32,
+    /// Packets forwarded before these maps were made, by the maps that they replaced.
+    pub forwarded_before: u64,
 }
 
 /// The exact match: a VIP with its protocol and port.
@@ -105,8 +109,8 @@ pub struct ServiceEntry {
     pub word: u32,
     /// Slots of the ring, a prime; 0 in a free entry.
     pub ring_size: u32,
-    /// Where the ring begins in `RING` (low 32 bits) and the backends' rows in `BACKENDS` (high 32 bits): one aligned store
-    /// moves both.
+    /// Position of the ring's first slot (low 32 bits) and of the backends' first row in `BACKENDS` (high 32 bits): one
+    /// aligned store moves both.
     pub bases: u64,
     /// Tells apart the flows of two services in the flow hash; computed from the service's key.
     pub salt: u64,
@@ -141,6 +145,10 @@ pub type BackendNumber = u16;
 
 /// The owner of a slot when no backend of the service serves.
 pub const NOBODY: BackendNumber = 0xFFFF;
+
+/// Two neighbouring slots: the value of `RING`, because the kernel rounds an array's values up to 8 bytes and a slot of its
+/// own would waste half of the cache.
+pub type SlotPair = [Slot; 2];
 
 impl Slot {
     /// A slot that nobody serves.
@@ -245,7 +253,7 @@ impl ServiceEntry {
         ring as u64 | (backends as u64) << 32
     }
 
-    /// Index in `RING` of the ring's first slot.
+    /// Position of the ring's first slot among all slots; `RING`'s index is half of it.
     #[inline(always)]
     pub const fn ring_base(&self) -> u32 {
         self.bases as u32

@@ -62,20 +62,39 @@ const PROTO_UDP: u8 = 17;
 /// "More fragments" and the 13 bits of the fragment's offset (RFC 791).
 const IPV4_FRAGMENT_BITS: u16 = 0x3FFF_u16.to_be();
 
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
 /// Reads the headers of a frame, or says why it is none of ours.
 #[inline(always)]
 pub fn parse<P: Packet + ?Sized>(packet: &P) -> Result<Flow, Reason> {
+    match family(packet)? {
+        Family::V4 => ipv4(packet),
+        Family::V6 => ipv6(packet),
+    }
+}
+
+/// What the Ethernet header says that follows it.
+#[inline(always)]
+pub fn family<P: Packet + ?Sized>(packet: &P) -> Result<Family, Reason> {
     let eth = packet.bytes::<ETH_LEN>(0).ok_or(Reason::Truncated)?;
     match load::<u16>(eth, offset_of!(EthHdr, ether_type)) {
-        ETHERTYPE_IPV4 => ipv4(packet),
-        ETHERTYPE_IPV6 => ipv6(packet),
+        ETHERTYPE_IPV4 => Ok(Family::V4),
+        ETHERTYPE_IPV6 => Ok(Family::V6),
         ETHERTYPE_8021Q | ETHERTYPE_8021AD => Err(Reason::Vlan),
         _ => Err(Reason::NotIp),
     }
 }
 
+/// Reads an IPv4 packet's headers.
 #[inline(always)]
-fn ipv4<P: Packet + ?Sized>(packet: &P) -> Result<Flow, Reason> {
+pub fn ipv4<P: Packet + ?Sized>(packet: &P) -> Result<Flow, Reason> {
     let ip = packet.bytes::<{ Ipv4Hdr::LEN }>(ETH_LEN).ok_or(Reason::Truncated)?;
     let version_and_words = load::<u8>(ip, offset_of!(Ipv4Hdr, vihl));
     let header_len = usize::from(version_and_words & 0x0F) * 4;
@@ -111,8 +130,9 @@ fn ipv4<P: Packet + ?Sized>(packet: &P) -> Result<Flow, Reason> {
     })
 }
 
+/// Reads an IPv6 packet's headers.
 #[inline(always)]
-fn ipv6<P: Packet + ?Sized>(packet: &P) -> Result<Flow, Reason> {
+pub fn ipv6<P: Packet + ?Sized>(packet: &P) -> Result<Flow, Reason> {
     let ip = packet.bytes::<{ Ipv6Hdr::LEN }>(ETH_LEN).ok_or(Reason::Truncated)?;
     let version_and_class = u16::from_be(load(ip, offset_of!(Ipv6Hdr, vcf)));
     if version_and_class >> 12 != 6 {
@@ -148,34 +168,25 @@ fn ipv6<P: Packet + ?Sized>(packet: &P) -> Result<Flow, Reason> {
     })
 }
 
-/// The two ports, if the transport header is whole: `room` is what the IP header says that it has.
+/// The two ports, if the transport header is whole: `room` is what the IP header says that it has. Only the ports are read, so
+/// only they must be in the directly readable part.
 #[inline(always)]
 fn ports<P: Packet + ?Sized>(packet: &P, protocol: u8, offset: usize, room: usize) -> Result<u32, Reason> {
-    match protocol {
-        PROTO_TCP => {
-            let tcp = packet.bytes::<{ TcpHdr::LEN }>(offset).ok_or(Reason::Truncated)?;
-            whole(room, TcpHdr::LEN)?;
-            Ok(load(tcp, offset_of!(TcpHdr, source)))
-        }
-        PROTO_UDP => {
-            let udp = packet.bytes::<{ UdpHdr::LEN }>(offset).ok_or(Reason::Truncated)?;
-            whole(room, UdpHdr::LEN)?;
-            Ok(load(udp, offset_of!(UdpHdr, src)))
-        }
-        _ => Err(Reason::NotTcpOrUdp),
-    }
-}
-
-/// `room` may have wrapped below zero: then the IP packet ends within its own header.
-#[inline(always)]
-fn whole(room: usize, needed: usize) -> Result<(), Reason> {
+    const { assert!(offset_of!(TcpHdr, source) == offset_of!(UdpHdr, src)) };
+    let needed = match protocol {
+        PROTO_TCP => TcpHdr::LEN,
+        PROTO_UDP => UdpHdr::LEN,
+        _ => return Err(Reason::NotTcpOrUdp),
+    };
+    // `room` has wrapped below zero if the IP packet ends within its own header.
     if room > u16::MAX as usize {
-        Err(Reason::BadIpHeader)
-    } else if room < needed {
-        Err(Reason::Truncated)
-    } else {
-        Ok(())
+        return Err(Reason::BadIpHeader);
     }
+    if room < needed {
+        return Err(Reason::Truncated);
+    }
+    let ports = packet.bytes::<4>(offset).ok_or(Reason::Truncated)?;
+    Ok(load(ports, 0))
 }
 
 /// [`map::key_word`](crate::map::key_word) from a flow's ports.

@@ -85,6 +85,12 @@ reasons! {
 impl Reason {
     /// How many reasons there are: the length of the counter array.
     pub const COUNT: usize = Self::ALL.len();
+
+    /// Whether [`fate`](Self::fate) is to be dropped: the reasons are numbered so that one comparison tells.
+    #[inline(always)]
+    pub const fn is_drop(self) -> bool {
+        self as u32 >= Reason::NoBackend as u32
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +103,7 @@ mod tests {
             assert_eq!(*reason as usize, position, "{}", reason.name());
             let same = Reason::ALL.iter().filter(|other| other.name() == reason.name()).count();
             assert_eq!(same, 1, "{}", reason.name());
+            assert_eq!(reason.is_drop(), reason.fate() == Fate::Dropped, "{}", reason.name());
         }
     }
 }

@@ -1,12 +1,106 @@
-//! Placeholder until the packet path stands.
+//! The packet's way: parse → service → flow hash → slot → backend → rewrite → `XDP_TX` or redirect.
+//!
+//! [`balance`] reads top to bottom as a packet goes. What is not for a VIP is passed as early as possible, untouched. A way out
+//! other than to a backend is a [`Reason`], which is also its counter; a forwarded packet is counted once, in the row
+//! of its (service, backend) pair.
 #![no_std]
 #![no_main]
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+mod frame;
+mod rewrite;
+mod tables;
 
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use lb_common::hash::{flow_hash, slot};
+use lb_common::map::{BackendRow, NOBODY, ServiceEntry, flag};
+use lb_common::parse::{Family, Flow, family, ipv4, ipv6, parse};
+use lb_common::reason::Reason;
+
+use crate::frame::Frame;
+
+/// The program that is attached to the interfaces.
 #[xdp(frags)]
-fn balance(_ctx: XdpContext) -> u32 {
-    xdp_action::XDP_PASS
+pub fn balance(ctx: XdpContext) -> u32 {
+    match forward(&ctx) {
+        Ok(action) => action,
+        Err(reason) => {
+            tables::count_reason(reason);
+            if reason.is_drop() { XDP_DROP } else { XDP_PASS }
+        }
+    }
+}
+
+/// Each family has the whole way to itself, so that the compiler folds what it knows of one family into every stage.
+#[inline(always)]
+fn forward(ctx: &XdpContext) -> Result<u32, Reason> {
+    let frame = Frame::of(ctx);
+    match family(&frame)? {
+        Family::V4 => send(ctx, &ipv4(&frame)?),
+        Family::V6 => send(ctx, &ipv6(&frame)?),
+    }
+}
+
+#[inline(always)]
+fn send(ctx: &XdpContext, flow: &Flow) -> Result<u32, Reason> {
+    let choice = choose(flow)?;
+    let action = rewrite::rewrite(ctx, choice.row, flow, choice.hash)?;
+    tables::count_pair(choice.row_index, flow.length);
+    Ok(action)
+}
+
+/// What was decided for a packet before a byte of it is changed.
+struct Choice {
+    hash: u64,
+    row_index: u32,
+    row: &'static BackendRow,
+}
+
+#[inline(always)]
+fn choose(flow: &Flow) -> Result<Choice, Reason> {
+    let service = tables::service(flow.key).ok_or(Reason::NotAVip)?;
+    let hash = hash_for(service, flow);
+    // One load: a service that moves changes both bases at once.
+    let bases = tables::bases(service);
+    let slot = tables::slot(bases as u32 + slot(hash, service.ring_size))?;
+    // The slot is stable, or its owner changed without a flow to remember: `current` alone counts.
+    let number = slot.current();
+    if number == NOBODY {
+        return Err(Reason::NoBackend);
+    }
+    let row_index = (bases >> 32) as u32 + u32::from(number);
+    let row = tables::backend(row_index)?;
+    Ok(Choice { hash, row_index, row })
+}
+
+#[inline(always)]
+fn hash_for(service: &ServiceEntry, flow: &Flow) -> u64 {
+    let address = if service.flags & flag::HASH_ADDRESS != 0 { u64::MAX } else { 0 };
+    flow_hash(
+        &tables::hash_keys(),
+        service.salt,
+        flow.v6,
+        flow.source_high & address,
+        flow.source_low & address,
+        flow.ports & service.port_mask,
+    )
+}
+
+/// Tells which backend a frame's flow has, by the same tables and the same code, and changes and counts nothing.
+///
+/// Run by userspace through `BPF_PROG_TEST_RUN`, never attached. The answer overwrites the frame's first 8 bytes: the row's
+/// index and the reason's number ([`Reason::Forwarded`] if there is a row), both 4 bytes in the machine's order.
+#[xdp]
+pub fn lookup(ctx: XdpContext) -> u32 {
+    let (row_index, reason) = match parse(&Frame::of(&ctx)).and_then(|flow| choose(&flow)) {
+        Ok(choice) => (choice.row_index, Reason::Forwarded),
+        Err(reason) => (0, reason),
+    };
+    match frame::answer(&ctx, row_index, reason as u32) {
+        Some(()) => XDP_PASS,
+        None => XDP_DROP,
+    }
 }
 
 #[panic_handler]

@@ -3,4 +3,5 @@
 //! A configuration change goes one way: file → [`config`] (as typed) → [`model`] (cannot be wrong) → plan (pure) → apply
 //! (makes no choice) → the maps.
 
+pub mod bpf;
 pub mod model;

@@ -1,0 +1,8 @@
+//! The kernel's side of the balancer: object, maps, pins, links, grace periods.
+
+pub mod grace;
+pub mod instance;
+pub mod links;
+pub mod mapping;
+pub mod program;
+pub mod tables;

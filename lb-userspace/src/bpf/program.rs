@@ -1,0 +1,436 @@
+//! The balancer in the kernel: its object loaded, its maps made or taken over, its counters read.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::xdp::{DevMapHash, XdpMapError};
+use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuValues};
+use aya::pin::PinError;
+use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use lb_common::hash::HashKeys;
+use lb_common::map::{ABI_VERSION, BackendRow, Counter, Meta, ServiceEntry, SlotPair, name};
+use lb_common::reason::Reason;
+use thiserror::Error;
+
+use super::mapping::Mapping;
+use super::tables::{Lengths, Tables};
+
+/// Why the balancer cannot be brought into the kernel, or be asked.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// The object or its maps were refused.
+    #[error("the kernel refuses the balancer's maps: {0}; memory asked for follows [node.capacity]")]
+    Object(#[from] EbpfError),
+    /// The verifier or another check refused the program.
+    #[error("the kernel refuses the program `{name}`: {source}")]
+    Program {
+        /// Which one.
+        name: &'static str,
+        /// What it said.
+        source: ProgramError,
+    },
+    /// A map could not be used.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Which one.
+        name: &'static str,
+        /// Why.
+        source: MapError,
+    },
+    /// A map could not be mapped into memory.
+    #[error("map {name} cannot be mapped into memory: {source}; Linux 5.5 or newer is needed")]
+    Mapping {
+        /// Which one.
+        name: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something is missing from the object: a build that went wrong.
+    #[error("the object file has no `{0}`: build again with `cargo xtask build`")]
+    Missing(&'static str),
+    /// A pin could not be made, read or removed.
+    #[error("pin {path}: {source}")]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: PinError,
+    },
+    /// A pin's file could not be handled.
+    #[error("{path}: {source}")]
+    File {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What the program is loaded with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long the tables are.
+    pub lengths: Lengths,
+    /// The fleet's seed.
+    pub hash_seed: u64,
+}
+
+/// The loaded program with its maps.
+pub struct Balancer {
+    ebpf: Ebpf,
+    /// The tables that packets read.
+    pub tables: Tables,
+    pairs: PerCpuArray<MapData, Counter>,
+    reasons: PerCpuArray<MapData, u64>,
+    devices: DevMapHash<MapData>,
+    meta: Array<MapData, Meta>,
+    /// Whether the maps were there before, filled by an earlier daemon.
+    pub taken_over: bool,
+}
+
+const BALANCE: &str = "balance";
+const LOOKUP: &str = "lookup";
+
+impl Balancer {
+    /// Loads the program with maps of its own that go when it goes.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn load(object: &[u8], settings: Settings) -> Result<Self, KernelError> {
+        Self::load_with(object, settings, None)
+    }
+
+    /// Loads the program with the maps pinned in `folder`, or with new ones pinned there.
+    ///
+    /// Maps that are there are used only if every one has the shape and the version that this daemon writes; see [`fits`].
+    ///
+    /// # Errors
+    /// If the kernel refuses, or the folder cannot be used.
+    pub fn load_pinned(object: &[u8], settings: Settings, folder: &Path) -> Result<Self, KernelError> {
+        fs::create_dir_all(folder).map_err(|source| KernelError::File {
+            path: folder.to_owned(),
+            source,
+        })?;
+        Self::load_with(object, settings, Some(folder))
+    }
+
+    fn load_with(object: &[u8], settings: Settings, pins: Option<&Path>) -> Result<Self, KernelError> {
+        let Settings { lengths, hash_seed } = settings;
+        let mask = lengths.services - 1;
+        let HashKeys(keys) = HashKeys::from_seed(hash_seed);
+        let taken_over = pins.is_some_and(|folder| folder.join(name::META).exists());
+        let mut loader = EbpfLoader::new();
+        loader
+            .map_max_entries(name::SERVICES, lengths.services)
+            .map_max_entries(name::RING, lengths.slots / 2)
+            .map_max_entries(name::BACKENDS, lengths.rows)
+            .map_max_entries(name::PAIRS, lengths.rows)
+            .map_max_entries(name::BASELINES, lengths.rows)
+            .override_global(name::SERVICE_MASK, &mask, true)
+            .override_global(name::HASH_KEYS, keys.as_slice(), true);
+        for map in name::PINNED {
+            if let Some(folder) = pins {
+                loader.map_pin_path(map, folder.join(map));
+            }
+        }
+        let mut ebpf = loader.load(object)?;
+        let tables = Tables::new(
+            mapped::<ServiceEntry>(&mut ebpf, name::SERVICES)?,
+            mapped::<SlotPair>(&mut ebpf, name::RING)?,
+            mapped::<BackendRow>(&mut ebpf, name::BACKENDS)?,
+            mapped::<Counter>(&mut ebpf, name::BASELINES)?,
+        );
+        let pairs = typed(&mut ebpf, name::PAIRS)?;
+        let reasons = typed(&mut ebpf, name::REASONS)?;
+        let devices = typed(&mut ebpf, name::DEVICES)?;
+        let meta = typed(&mut ebpf, name::META)?;
+        let mut balancer = Self {
+            ebpf,
+            tables,
+            pairs,
+            reasons,
+            devices,
+            meta,
+            taken_over,
+        };
+        for program in [BALANCE, LOOKUP] {
+            balancer
+                .program_mut(program)?
+                .load()
+                .map_err(|source| KernelError::Program { name: program, source })?;
+        }
+        Ok(balancer)
+    }
+
+    fn program_mut(&mut self, name: &'static str) -> Result<&mut Xdp, KernelError> {
+        let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
+        program
+            .try_into()
+            .map_err(|source| KernelError::Program { name, source })
+    }
+
+    fn run(&self, name: &'static str, frame: &[u8], out: &mut [u8]) -> Result<(u32, usize), KernelError> {
+        let program = self.ebpf.program(name).ok_or(KernelError::Missing(name))?;
+        let program: &Xdp = program
+            .try_into()
+            .map_err(|source| KernelError::Program { name, source })?;
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(out),
+            ..TestRunOptions::new()
+        };
+        let result = program
+            .test_run(options)
+            .map_err(|source| KernelError::Program { name, source })?;
+        Ok((result.return_value, result.data_size_out as usize))
+    }
+
+    /// The program that is attached to interfaces.
+    ///
+    /// # Errors
+    /// If the object has none.
+    pub fn balance_mut(&mut self) -> Result<&mut Xdp, KernelError> {
+        self.program_mut(BALANCE)
+    }
+
+    /// The attached program's id in the kernel.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn program_id(&mut self) -> Result<u32, KernelError> {
+        let info = self.balance_mut()?.info();
+        Ok(info
+            .map_err(|source| KernelError::Program { name: BALANCE, source })?
+            .id())
+    }
+
+    /// Runs the program on one frame, with all its effects on counters: the verdict (`enum xdp_action`) and the frame as it
+    /// would leave.
+    ///
+    /// # Errors
+    /// If the kernel does not take the frame: it wants 14 bytes at least.
+    pub fn run_balance(&self, frame: &[u8]) -> Result<(u32, Vec<u8>), KernelError> {
+        let mut out = vec![0; frame.len() + 256];
+        let (verdict, length) = self.run(BALANCE, frame, &mut out)?;
+        out.truncate(length);
+        Ok((verdict, out))
+    }
+
+    /// Asks the program which row of `BACKENDS` a frame's flow has, and changes and counts nothing.
+    ///
+    /// # Errors
+    /// As [`run_balance`](Self::run_balance).
+    pub fn run_lookup(&self, frame: &[u8]) -> Result<Result<u32, Reason>, KernelError> {
+        let mut out = vec![0; frame.len().max(8)];
+        self.run(LOOKUP, frame, &mut out)?;
+        let word = |at: usize| u32::from_ne_bytes([out[at], out[at + 1], out[at + 2], out[at + 3]]);
+        Ok(match Reason::ALL.get(word(4) as usize) {
+            Some(Reason::Forwarded) => Ok(word(0)),
+            Some(reason) => Err(*reason),
+            None => Err(Reason::BrokenTable),
+        })
+    }
+
+    /// What a row of `PAIRS` has counted since the maps were made, over all CPUs.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn raw_pair(&self, row: u32) -> Result<Counter, KernelError> {
+        let counts = self.pairs.get(&row, 0).map_err(|source| KernelError::Map {
+            name: name::PAIRS,
+            source,
+        })?;
+        Ok(counts.iter().fold(Counter::default(), |sum, count| Counter {
+            packets: sum.packets.wrapping_add(count.packets),
+            bytes: sum.bytes.wrapping_add(count.bytes),
+        }))
+    }
+
+    /// What a row has counted for its present backend.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn pair(&self, row: u32) -> Result<Counter, KernelError> {
+        let raw = self.raw_pair(row)?;
+        let baseline = self.tables.baseline(row);
+        Ok(Counter {
+            packets: raw.packets.wrapping_sub(baseline.packets),
+            bytes: raw.bytes.wrapping_sub(baseline.bytes),
+        })
+    }
+
+    /// Packets by reason, over all CPUs; their sum is the packets received.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn reasons(&self) -> Result<[u64; Reason::COUNT], KernelError> {
+        let mut counts = [0; Reason::COUNT];
+        for (number, count) in counts.iter_mut().enumerate() {
+            let values = self.reasons.get(&(number as u32), 0);
+            *count = values
+                .map_err(|source| KernelError::Map {
+                    name: name::REASONS,
+                    source,
+                })?
+                .iter()
+                .sum();
+        }
+        // What was forwarded is counted in the rows only.
+        let meta = self.meta()?;
+        let mut forwarded = meta.forwarded_before;
+        for row in 0..meta.rows_used {
+            forwarded = forwarded.wrapping_add(self.raw_pair(row)?.packets);
+        }
+        counts[Reason::Forwarded as usize] = forwarded;
+        Ok(counts)
+    }
+
+    /// Continues the counters of the maps that these replace.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn continue_reasons(&mut self, counts: &[u64; Reason::COUNT]) -> Result<(), KernelError> {
+        for (number, count) in counts.iter().enumerate().skip(1) {
+            let cpus = aya::util::nr_cpus().map_err(|(_, source)| KernelError::Mapping {
+                name: name::REASONS,
+                source,
+            })?;
+            let mut values = vec![0; cpus];
+            values[0] = *count;
+            let at = |source| KernelError::Map {
+                name: name::REASONS,
+                source,
+            };
+            let values = PerCpuValues::try_from(values).map_err(|source| KernelError::Mapping {
+                name: name::REASONS,
+                source,
+            })?;
+            self.reasons.set(number as u32, values, 0).map_err(at)?;
+        }
+        let meta = self.meta()?;
+        self.set_meta(Meta {
+            forwarded_before: counts[Reason::Forwarded as usize],
+            ..meta
+        })
+    }
+
+    /// What the maps say of themselves.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn meta(&self) -> Result<Meta, KernelError> {
+        self.meta.get(&0, 0).map_err(|source| KernelError::Map {
+            name: name::META,
+            source,
+        })
+    }
+
+    /// Writes what the maps say of themselves.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_meta(&mut self, meta: Meta) -> Result<(), KernelError> {
+        self.meta.set(0, meta, 0).map_err(|source| KernelError::Map {
+            name: name::META,
+            source,
+        })
+    }
+
+    /// Lets packets be redirected to an interface.
+    ///
+    /// # Errors
+    /// The kernel's; `ENOSPC` beyond 64 interfaces.
+    pub fn allow_redirect(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.devices
+            .insert(ifindex, ifindex, None, 0)
+            .map_err(|source| KernelError::Map {
+                name: name::DEVICES,
+                source: match source {
+                    XdpMapError::MapError(error) => error,
+                    other @ XdpMapError::ChainedProgramNotSupported => MapError::IoError(io::Error::other(other)),
+                },
+            })
+    }
+}
+
+/// Whether the maps pinned in `folder` can be taken over: all there, of the right shapes and of this ABI.
+///
+/// The kernel would load the program with whatever is pinned, also with tables shorter than the mask says.
+///
+/// # Errors
+/// Why they cannot, in words.
+pub fn fits(folder: &Path, lengths: Lengths) -> Result<(), String> {
+    let shapes = [
+        (name::META, MapType::Array, size_of::<Meta>(), 1),
+        (
+            name::SERVICES,
+            MapType::Array,
+            size_of::<ServiceEntry>(),
+            lengths.services,
+        ),
+        (name::RING, MapType::Array, size_of::<SlotPair>(), lengths.slots / 2),
+        (name::BACKENDS, MapType::Array, size_of::<BackendRow>(), lengths.rows),
+        (name::PAIRS, MapType::PerCpuArray, size_of::<Counter>(), lengths.rows),
+        (name::BASELINES, MapType::Array, size_of::<Counter>(), lengths.rows),
+        (
+            name::REASONS,
+            MapType::PerCpuArray,
+            size_of::<u64>(),
+            Reason::COUNT as u32,
+        ),
+    ];
+    for (map, map_type, value_size, entries) in shapes {
+        let info = MapInfo::from_pin(folder.join(map)).map_err(|error| format!("map {map}: {error}"))?;
+        let found = (info.map_type().ok(), info.value_size() as usize, info.max_entries());
+        if found != (Some(map_type), value_size, entries) {
+            return Err(format!(
+                "map {map} has {} entries of {} bytes, and {entries} of {value_size} are needed",
+                info.max_entries(),
+                info.value_size(),
+            ));
+        }
+    }
+    MapInfo::from_pin(folder.join(name::DEVICES)).map_err(|error| format!("map {}: {error}", name::DEVICES))?;
+    let meta = pinned_meta(folder).map_err(|error| format!("map {}: {error}", name::META))?;
+    match meta.abi_version {
+        ABI_VERSION => Ok(()),
+        0 => Err("they were never filled: a daemon stopped while it made them".to_owned()),
+        other => Err(format!(
+            "they have ABI version {other}, and this daemon writes {ABI_VERSION}"
+        )),
+    }
+}
+
+/// How long the tables pinned in `folder` are, if there are any.
+pub fn pinned_lengths(folder: &Path) -> Option<Lengths> {
+    let entries = |map: &str| MapInfo::from_pin(folder.join(map)).ok().map(|info| info.max_entries());
+    Some(Lengths {
+        services: entries(name::SERVICES)?,
+        slots: entries(name::RING)?.checked_mul(2)?,
+        rows: entries(name::BACKENDS)?,
+    })
+}
+
+fn pinned_meta(folder: &Path) -> Result<Meta, MapError> {
+    let map = Map::from_map_data(MapData::from_pin(folder.join(name::META))?)?;
+    Array::<_, Meta>::try_from(map)?.get(&0, 0)
+}
+
+fn mapped<T: bytemuck::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mapping<T>, KernelError> {
+    let map = ebpf.map(name).ok_or(KernelError::Missing(name))?;
+    let Map::Array(data) = map else {
+        return Err(KernelError::Missing(name));
+    };
+    let entries = data
+        .info()
+        .map_err(|source| KernelError::Map { name, source })?
+        .max_entries();
+    Mapping::of_map(data.fd(), entries).map_err(|source| KernelError::Mapping { name, source })
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError> {
+    let map = ebpf.take_map(name).ok_or(KernelError::Missing(name))?;
+    T::try_from(map).map_err(|source| KernelError::Map { name, source })
+}

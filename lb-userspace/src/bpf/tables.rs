@@ -1,0 +1,207 @@
+//! The balancer's tables as memory: what plans are made from and applied to.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use lb_common::map::{BackendRow, Counter, NOBODY, Rewrite, ServiceEntry, Slot, SlotPair};
+
+use super::mapping::Mapping;
+
+/// How long each table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// Entries of `SERVICES`: a power of two.
+    pub services: u32,
+    /// Slots in `RING`: even.
+    pub slots: u32,
+    /// Rows of `BACKENDS`, `PAIRS` and `BASELINES`.
+    pub rows: u32,
+}
+
+impl Lengths {
+    /// What the capacity asked for needs. Services get twice their number of places, which a two-choice table needs; rows
+    /// and slots get a quarter more, which services that move to new regions need while they do.
+    pub fn for_capacity(services: u32, backends: u32, slots: u32) -> Self {
+        let with_room = |n: u64| (n + n / 4).next_multiple_of(64).min(u64::from(u32::MAX - 63)) as u32;
+        Self {
+            services: u64::from(services)
+                .saturating_mul(2)
+                .next_power_of_two()
+                .clamp(64, 1 << 31) as u32,
+            slots: with_room(u64::from(slots)),
+            rows: with_room(u64::from(backends) + 3 * u64::from(services)),
+        }
+    }
+}
+
+/// The memory-mapped tables.
+#[derive(Debug)]
+pub struct Tables {
+    services: Mapping<ServiceEntry>,
+    ring: Mapping<SlotPair>,
+    backends: Mapping<BackendRow>,
+    baselines: Mapping<Counter>,
+}
+
+impl Tables {
+    /// From mappings of the four maps.
+    pub fn new(
+        services: Mapping<ServiceEntry>,
+        ring: Mapping<SlotPair>,
+        backends: Mapping<BackendRow>,
+        baselines: Mapping<Counter>,
+    ) -> Self {
+        Self {
+            services,
+            ring,
+            backends,
+            baselines,
+        }
+    }
+
+    /// Plain memory that no program reads, to try plans on.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn private(lengths: Lengths) -> io::Result<Self> {
+        Ok(Self {
+            services: Mapping::private(lengths.services)?,
+            ring: Mapping::private(lengths.slots / 2)?,
+            backends: Mapping::private(lengths.rows)?,
+            baselines: Mapping::private(lengths.rows)?,
+        })
+    }
+
+    /// How long the tables are.
+    pub fn lengths(&self) -> Lengths {
+        Lengths {
+            services: self.services.len() as u32,
+            slots: self.ring.len() as u32 * 2,
+            rows: self.backends.len() as u32,
+        }
+    }
+
+    /// The mask that the program finds places with.
+    pub fn service_mask(&self) -> u32 {
+        self.services.len() as u32 - 1
+    }
+
+    /// The service entry at `place`.
+    pub fn service(&self, place: u32) -> ServiceEntry {
+        self.services.read(place as usize)
+    }
+
+    /// Fills a free place: the value first, the word that makes it found last.
+    pub fn insert_service(&self, place: u32, entry: ServiceEntry) {
+        self.services.write(place as usize, ServiceEntry { word: 0, ..entry });
+        self.word(place).store(entry.word, Ordering::Release);
+    }
+
+    /// Frees a place. It may be filled again after a grace period.
+    pub fn remove_service(&self, place: u32) {
+        self.word(place).store(0, Ordering::Release);
+    }
+
+    fn word(&self, place: u32) -> &AtomicU32 {
+        let entry = self.services.pointer(place as usize);
+        // SAFETY: an aligned field of a live mapping, stored and loaded atomically only.
+        unsafe { AtomicU32::from_ptr(&raw mut (*entry).word) }
+    }
+
+    /// Moves a service's ring and rows at once.
+    pub fn set_bases(&self, place: u32, bases: u64) {
+        let entry = self.services.pointer(place as usize);
+        // SAFETY: as in `word`.
+        unsafe { AtomicU64::from_ptr(&raw mut (*entry).bases) }.store(bases, Ordering::Release);
+    }
+
+    /// Changes how many slots a service's ring has.
+    pub fn set_ring_size(&self, place: u32, ring_size: u32) {
+        let entry = self.services.pointer(place as usize);
+        // SAFETY: as in `word`.
+        unsafe { AtomicU32::from_ptr(&raw mut (*entry).ring_size) }.store(ring_size, Ordering::Release);
+    }
+
+    /// Changes what of a packet is hashed, in one store.
+    pub fn set_hashing(&self, place: u32, port_mask: u32, flags: u32) {
+        const { assert!(std::mem::offset_of!(ServiceEntry, flags) == std::mem::offset_of!(ServiceEntry, port_mask) + 4) };
+        let word = bytemuck::cast([port_mask, flags]);
+        let entry = self.services.pointer(place as usize);
+        // SAFETY: as in `word`; the two fields share an aligned 8-byte word, as asserted.
+        unsafe { AtomicU64::from_ptr((&raw mut (*entry).port_mask).cast()) }.store(word, Ordering::Release);
+    }
+
+    /// Records how much room a service's regions have; only userspace reads it.
+    pub fn set_rooms(&self, place: u32, ring_room: u32, backend_room: u32) {
+        let entry = self.services.pointer(place as usize);
+        // SAFETY: as in `word`.
+        unsafe {
+            AtomicU32::from_ptr(&raw mut (*entry).ring_room).store(ring_room, Ordering::Release);
+            AtomicU32::from_ptr(&raw mut (*entry).backend_room).store(backend_room, Ordering::Release);
+        }
+    }
+
+    fn slot_cell(&self, position: u32) -> &AtomicU32 {
+        let pair = self.ring.pointer((position / 2) as usize).cast::<u32>();
+        // SAFETY: one of the two aligned slots of a pair in a live mapping, stored and loaded atomically only.
+        unsafe { AtomicU32::from_ptr(pair.add((position % 2) as usize)) }
+    }
+
+    /// The slot at a position.
+    pub fn slot(&self, position: u32) -> Slot {
+        Slot(self.slot_cell(position).load(Ordering::Relaxed))
+    }
+
+    /// Gives a slot to another owner, in one store.
+    pub fn set_slot(&self, position: u32, slot: Slot) {
+        self.slot_cell(position).store(slot.0, Ordering::Release);
+    }
+
+    /// The row at `index`.
+    pub fn row(&self, index: u32) -> BackendRow {
+        self.backends.read(index as usize)
+    }
+
+    /// Fills a row that no slot points to.
+    pub fn fill_row(&self, index: u32, identity: u64, rewrite: Rewrite) {
+        self.backends.write(
+            index as usize,
+            BackendRow {
+                rewrites: [rewrite, rewrite],
+                identity,
+                ..BackendRow::default()
+            },
+        );
+    }
+
+    /// Frees a row that no slot points to.
+    pub fn free_row(&self, index: u32) {
+        self.backends.write(index as usize, BackendRow::default());
+    }
+
+    /// Changes how packets are rewritten for a live row: the copy out of use first, then the switch. Again for the same row
+    /// only after a grace period.
+    pub fn set_rewrite(&self, index: u32, rewrite: Rewrite) {
+        let row = self.backends.pointer(index as usize);
+        // SAFETY: aligned fields of a live mapping; the copy that is written here is the one that no packet reads.
+        unsafe {
+            let active = AtomicU32::from_ptr(&raw mut (*row).active);
+            let other = active.load(Ordering::Relaxed) & 1 ^ 1;
+            (&raw mut (*row).rewrites[other as usize]).write_volatile(rewrite);
+            active.store(other, Ordering::Release);
+        }
+    }
+
+    /// What a row's counters are counted from.
+    pub fn baseline(&self, row: u32) -> Counter {
+        self.baselines.read(row as usize)
+    }
+
+    /// Sets what a row's counters are counted from.
+    pub fn set_baseline(&self, row: u32, baseline: Counter) {
+        self.baselines.write(row as usize, baseline);
+    }
+}
+
+/// Numbers of backends within a service: fewer than [`NOBODY`].
+pub const MOST_BACKENDS_OF_A_SERVICE: u32 = NOBODY as u32;
