@@ -98,11 +98,16 @@ pub const LONGEST_IN_IPV6: u32 = 0xFFFF;
 pub fn ipv4_header(rewrite: &Rewrite, length: u32, traffic_class: u8) -> ([u64; 4], u16) {
     let total = ((length + IPV4_LEN as u32) as u16).to_be();
     let class = u16::from_ne_bytes([0, traffic_class]);
-    let mut sum = rewrite.checksum + u32::from(total) + u32::from(class);
-    sum = (sum & 0xFFFF) + (sum >> 16);
-    sum = (sum & 0xFFFF) + (sum >> 16);
+    // Both halves are added at once: the upper one of the sum is then folded, carry included.
+    let sum = rewrite.checksum + u32::from(total) + u32::from(class);
+    let checksum = !(sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16;
     let header = &rewrite.header;
-    let words = [header[0], header[1] | at(14, class), header[2] | at(16, total), header[3] | at(24, !sum as u16)];
+    let words = [
+        header[0],
+        header[1] | at(14, class),
+        header[2] | at(16, total),
+        header[3] | at(24, checksum),
+    ];
     (words, halfword(header[4], 0))
 }
 
@@ -114,7 +119,10 @@ pub fn ipv4_header(rewrite: &Rewrite, length: u32, traffic_class: u8) -> ([u64; 
 pub fn ipv6_header(rewrite: &Rewrite, length: u32, traffic_class: u8, flow_hash: u64) -> ([u64; 6], u32, u16) {
     // Version (in the template), traffic class and flow label: the first 4 bytes.
     let label = (u32::from(traffic_class) << 20 | flow_hash as u32 & 0x000F_FFFF).to_be_bytes();
-    let (first, second) = (u16::from_ne_bytes([label[0], label[1]]), u16::from_ne_bytes([label[2], label[3]]));
+    let (first, second) = (
+        u16::from_ne_bytes([label[0], label[1]]),
+        u16::from_ne_bytes([label[2], label[3]]),
+    );
     let header = &rewrite.header;
     let words = [
         header[0],
@@ -124,7 +132,11 @@ pub fn ipv6_header(rewrite: &Rewrite, length: u32, traffic_class: u8, flow_hash:
         header[4],
         header[5],
     ];
-    let middle = if cfg!(target_endian = "little") { header[6] as u32 } else { (header[6] >> 32) as u32 };
+    let middle = if cfg!(target_endian = "little") {
+        header[6] as u32
+    } else {
+        (header[6] >> 32) as u32
+    };
     (words, middle, halfword(header[6], 4))
 }
 

@@ -46,27 +46,27 @@ pub const fn service_salt(key: ServiceKey) -> u64 {
     finish(finish(key.address_high) ^ key.address_low.rotate_left(32) ^ key.word as u64)
 }
 
-/// The keyed 64-bit hash of a flow.
+/// The keyed 64-bit hash of a flow: the client's address and port, as far as the service hashes them, and the service.
 ///
-/// `address_high` and `address_low` hold the client's address as [`ServiceKey`] holds the VIP, or zeros if the service does
-/// not hash it; `ports` is the flow's, masked by the service. For one service and IPv4 it is a bijection: no two flows
-/// share a hash.
+/// `address_high` and `address_low` hold the client's address as [`ServiceKey`] holds the VIP. The salt stands for VIP,
+/// protocol and destination port. It comes in last, so that a CPU that executes out of order computes all before it
+/// while the service is still being looked up. For one service and IPv4 the hash is a bijection: no two flows share one.
 #[inline(always)]
-pub const fn flow_hash(keys: &HashKeys, salt: u64, v6: bool, address_high: u64, address_low: u64, ports: u32) -> u64 {
+pub const fn flow_hash(keys: &HashKeys, salt: u64, v6: bool, address_high: u64, address_low: u64, port: u16) -> u64 {
     let HashKeys([start, first, second, third]) = *keys;
-    let mut x = salt ^ start;
+    let mut x = address_low ^ start;
     if v6 {
-        x = (x ^ address_high).wrapping_mul(third);
+        x = x.wrapping_mul(third);
         x ^= x >> 32;
-        x = (x ^ address_low).wrapping_mul(second);
+        x = (x ^ address_high).wrapping_mul(second);
         x ^= x >> 32;
-        x ^= ports as u64;
+        x ^= port as u64;
     } else {
-        x ^= address_low << 32 | ports as u64;
+        x ^= (port as u64) << 32;
     }
     x = x.wrapping_mul(first);
     x ^= x >> 32;
-    x = x.wrapping_mul(second);
+    x = (x ^ salt).wrapping_mul(second);
     x ^ (x >> 32)
 }
 
@@ -81,10 +81,8 @@ pub const fn slot(hash: u64, ring_size: u32) -> u32 {
 /// Not keyed: only the operator's own services are in the table.
 #[inline(always)]
 pub const fn service_places(key: ServiceKey, mask: u32) -> (u32, u32) {
-    let mut x = key.address_high.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ key.address_low ^ (key.word as u64) << 32;
-    x ^= x >> 29;
-    x = x.wrapping_mul(0xD6E8_FEB8_6659_FD93);
-    x ^= x >> 32;
-    x = x.wrapping_mul(0xD6E8_FEB8_6659_FD93);
-    ((x >> 40) as u32 & mask, (x >> 16) as u32 & mask)
+    // Fibonacci hashing: the low bits of a product depend on the low bits of the key alone, so they are not used.
+    let x = key.address_high.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ key.address_low ^ (key.word as u64) << 32;
+    let x = (x ^ x >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    ((x >> 40) as u32 & mask, (x >> 20) as u32 & mask)
 }

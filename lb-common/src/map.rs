@@ -114,22 +114,27 @@ pub struct ServiceEntry {
     pub bases: u64,
     /// Tells apart the flows of two services in the flow hash; computed from the service's key.
     pub salt: u64,
-    /// Bits of `source port << 16 | destination port` (both as on the wire) that go into the flow hash.
-    pub port_mask: u32,
     /// [`flag`]s.
     pub flags: u32,
     /// Slots reserved at the ring's base: at least `ring_size`.
     pub ring_room: u32,
     /// Rows reserved at the backends' base. A backend's number is below it.
     pub backend_room: u32,
+    /// Of the place, not of the service in it: how many services have this as their first place and are in their second. It
+    /// is raised before such a one is inserted and lowered after it is removed.
+    pub overflow: u32,
     /// Zero.
-    pub reserved: u64,
+    pub reserved: [u32; 2],
 }
 
 /// Bits of [`ServiceEntry::flags`].
 pub mod flag {
     /// The client's address goes into the flow hash.
     pub const HASH_ADDRESS: u32 = 1 << 0;
+    /// The client's port goes into the flow hash.
+    pub const HASH_PORT: u32 = 1 << 1;
+    /// Both do: what most services have.
+    pub const HASH_FLOW: u32 = HASH_ADDRESS | HASH_PORT;
 }
 
 /// One slot of a ring: who owns it, and who owned it before.

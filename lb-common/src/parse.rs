@@ -11,7 +11,7 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use network_types::tcp::TcpHdr;
 use network_types::udp::UdpHdr;
 
-use crate::map::ServiceKey;
+use crate::map::{FAMILY_V4, FAMILY_V6, ServiceKey, key_word};
 use crate::reason::Reason;
 
 /// A frame that can be read.
@@ -33,17 +33,33 @@ impl Packet for [u8] {
     }
 }
 
-/// A packet of a flow that a service could have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
+/// A packet that may be for a service: its addresses and ports are known, nothing else is checked yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
     /// Where it goes: the key that a service would have.
     pub key: ServiceKey,
+    /// The client's port, as on the wire.
+    source_port: u16,
+    /// What the transport header has at least, in bytes.
+    transport_len: usize,
+    header: Header<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Header<'a> {
+    V4 { ip: &'a [u8; Ipv4Hdr::LEN], len: usize },
+    V6 { ip: &'a [u8; Ipv6Hdr::LEN] },
+}
+
+/// A whole packet of a flow that a service could have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
     /// The client's address, as [`ServiceKey`] holds the VIP.
     pub source_high: u64,
     /// The client's address, as [`ServiceKey`] holds the VIP.
     pub source_low: u64,
-    /// Source port and destination port, 4 bytes as on the wire.
-    pub ports: u32,
+    /// The client's port, as on the wire.
+    pub source_port: u16,
     /// Length of the IP packet in bytes, its header included: 28 ..= 65,575.
     pub length: u32,
     /// IPv4's type of service or IPv6's traffic class: DSCP and ECN.
@@ -71,9 +87,9 @@ pub enum Family {
     V6,
 }
 
-/// Reads the headers of a frame, or says why it is none of ours.
+/// Reads the addresses and ports of a frame, or says why it is none of ours.
 #[inline(always)]
-pub fn parse<P: Packet + ?Sized>(packet: &P) -> Result<Flow, Reason> {
+pub fn parse<P: Packet + ?Sized>(packet: &P) -> Result<Candidate<'_>, Reason> {
     match family(packet)? {
         Family::V4 => ipv4(packet),
         Family::V6 => ipv6(packet),
@@ -92,111 +108,170 @@ pub fn family<P: Packet + ?Sized>(packet: &P) -> Result<Family, Reason> {
     }
 }
 
-/// Reads an IPv4 packet's headers.
+/// Reads an IPv4 packet's addresses and ports.
 #[inline(always)]
-pub fn ipv4<P: Packet + ?Sized>(packet: &P) -> Result<Flow, Reason> {
+pub fn ipv4<P: Packet + ?Sized>(packet: &P) -> Result<Candidate<'_>, Reason> {
     let ip = packet.bytes::<{ Ipv4Hdr::LEN }>(ETH_LEN).ok_or(Reason::Truncated)?;
-    let version_and_words = load::<u8>(ip, offset_of!(Ipv4Hdr, vihl));
-    let header_len = usize::from(version_and_words & 0x0F) * 4;
-    let length = u16::from_be(load(ip, offset_of!(Ipv4Hdr, tot_len)));
-    if version_and_words >> 4 != 4 || header_len < Ipv4Hdr::LEN {
+    // Version 4 and a header of 5 to 15 words, in one comparison.
+    let words = load::<u8>(ip, offset_of!(Ipv4Hdr, vihl)).wrapping_sub(0x40);
+    if words.wrapping_sub(5) > 10 {
         return Err(Reason::BadIpHeader);
     }
+    let len = usize::from(words) * 4;
     if load::<u16>(ip, offset_of!(Ipv4Hdr, frags)) & IPV4_FRAGMENT_BITS != 0 {
         return Err(Reason::Fragment);
     }
     let protocol = load::<u8>(ip, offset_of!(Ipv4Hdr, proto));
-    let ports = ports(
-        packet,
-        protocol,
-        ETH_LEN + header_len,
-        (length as usize).wrapping_sub(header_len),
-    )?;
-    if !packet.holds(ETH_LEN + length as usize) {
-        return Err(Reason::Truncated);
-    }
-    Ok(Flow {
-        key: ServiceKey {
-            address_high: 0,
-            address_low: load::<u32>(ip, offset_of!(Ipv4Hdr, dst_addr)).into(),
-            word: key_word_of(ports, protocol, crate::map::FAMILY_V4),
-        },
-        source_high: 0,
-        source_low: load::<u32>(ip, offset_of!(Ipv4Hdr, src_addr)).into(),
-        ports,
-        length: length.into(),
-        traffic_class: load(ip, offset_of!(Ipv4Hdr, tos)),
-        v6: false,
-    })
-}
-
-/// Reads an IPv6 packet's headers.
-#[inline(always)]
-pub fn ipv6<P: Packet + ?Sized>(packet: &P) -> Result<Flow, Reason> {
-    let ip = packet.bytes::<{ Ipv6Hdr::LEN }>(ETH_LEN).ok_or(Reason::Truncated)?;
-    let version_and_class = u16::from_be(load(ip, offset_of!(Ipv6Hdr, vcf)));
-    if version_and_class >> 12 != 6 {
-        return Err(Reason::BadIpHeader);
-    }
-    let payload = u16::from_be(load(ip, offset_of!(Ipv6Hdr, payload_len)));
-    let protocol = load::<u8>(ip, offset_of!(Ipv6Hdr, next_hdr));
-    match protocol {
-        44 => return Err(Reason::Fragment),
-        // Hop-by-hop, routing, destination options, AH, mobility, HIP, shim6 (RFC 7045's list).
-        0 | 43 | 51 | 60 | 135 | 139 | 140 => return Err(Reason::Ipv6Extension),
-        _ => {}
-    }
-    let ports = ports(packet, protocol, ETH_LEN + Ipv6Hdr::LEN, payload as usize)?;
-    let length = payload as usize + Ipv6Hdr::LEN;
-    if !packet.holds(ETH_LEN + length) {
-        return Err(Reason::Truncated);
-    }
-    let source = offset_of!(Ipv6Hdr, src_addr);
-    let destination = offset_of!(Ipv6Hdr, dst_addr);
-    Ok(Flow {
-        key: ServiceKey {
-            address_high: load(ip, destination),
-            address_low: load(ip, destination + 8),
-            word: key_word_of(ports, protocol, crate::map::FAMILY_V6),
-        },
-        source_high: load(ip, source),
-        source_low: load(ip, source + 8),
-        ports,
-        length: length as u32,
-        traffic_class: (version_and_class >> 4) as u8,
-        v6: true,
-    })
-}
-
-/// The two ports, if the transport header is whole: `room` is what the IP header says that it has. Only the ports are read, so
-/// only they must be in the directly readable part.
-#[inline(always)]
-fn ports<P: Packet + ?Sized>(packet: &P, protocol: u8, offset: usize, room: usize) -> Result<u32, Reason> {
-    const { assert!(offset_of!(TcpHdr, source) == offset_of!(UdpHdr, src)) };
-    let needed = match protocol {
-        PROTO_TCP => TcpHdr::LEN,
-        PROTO_UDP => UdpHdr::LEN,
-        _ => return Err(Reason::NotTcpOrUdp),
+    let transport_len = transport_len(protocol).ok_or(Reason::NotTcpOrUdp)?;
+    let (source_port, port) = ports(packet, ETH_LEN + len)?;
+    let key = ServiceKey {
+        address_high: 0,
+        address_low: load::<u32>(ip, offset_of!(Ipv4Hdr, dst_addr)).into(),
+        word: key_word(port.to_ne_bytes(), protocol, FAMILY_V4),
     };
-    // `room` has wrapped below zero if the IP packet ends within its own header.
-    if room > u16::MAX as usize {
-        return Err(Reason::BadIpHeader);
-    }
-    if room < needed {
-        return Err(Reason::Truncated);
-    }
-    let ports = packet.bytes::<4>(offset).ok_or(Reason::Truncated)?;
-    Ok(load(ports, 0))
+    Ok(Candidate {
+        key,
+        source_port,
+        transport_len,
+        header: Header::V4 { ip, len },
+    })
 }
 
-/// [`map::key_word`](crate::map::key_word) from a flow's ports.
+/// Reads an IPv6 packet's addresses and ports.
 #[inline(always)]
-fn key_word_of(ports: u32, protocol: u8, family: u8) -> u32 {
-    // The destination port is the second half on the wire: the upper half of a little-endian word.
+pub fn ipv6<P: Packet + ?Sized>(packet: &P) -> Result<Candidate<'_>, Reason> {
+    let ip = packet.bytes::<{ Ipv6Hdr::LEN }>(ETH_LEN).ok_or(Reason::Truncated)?;
+    if load::<u8>(ip, offset_of!(Ipv6Hdr, vcf)) >> 4 != 6 {
+        return Err(Reason::BadIpHeader);
+    }
+    let protocol = load::<u8>(ip, offset_of!(Ipv6Hdr, next_hdr));
+    let transport_len = transport_len(protocol).ok_or(neither_in_ipv6(protocol))?;
+    let (source_port, port) = ports(packet, ETH_LEN + Ipv6Hdr::LEN)?;
+    let destination = offset_of!(Ipv6Hdr, dst_addr);
+    let key = ServiceKey {
+        address_high: load(ip, destination),
+        address_low: load(ip, destination + 8),
+        word: key_word(port.to_ne_bytes(), protocol, FAMILY_V6),
+    };
+    Ok(Candidate {
+        key,
+        source_port,
+        transport_len,
+        header: Header::V6 { ip },
+    })
+}
+
+impl Candidate<'_> {
+    /// Whether it is IPv6.
+    #[inline(always)]
+    pub const fn v6(&self) -> bool {
+        matches!(self.header, Header::V6 { .. })
+    }
+
+    /// Reads the rest of what the balancer needs, now that the packet is known to be for a service: all that its IP header
+    /// promises must be there.
+    #[inline(always)]
+    pub fn complete<P: Packet + ?Sized>(&self, packet: &P) -> Result<Flow, Reason> {
+        let Self {
+            source_port,
+            transport_len,
+            ..
+        } = *self;
+        let flow = match self.header {
+            Header::V4 { ip, len } => {
+                let length = usize::from(u16::from_be(load(ip, offset_of!(Ipv4Hdr, tot_len))));
+                if length < len + transport_len {
+                    return Err(if length < len {
+                        Reason::BadIpHeader
+                    } else {
+                        Reason::Truncated
+                    });
+                }
+                Flow {
+                    source_high: 0,
+                    source_low: load::<u32>(ip, offset_of!(Ipv4Hdr, src_addr)).into(),
+                    source_port,
+                    length: length as u32,
+                    traffic_class: load(ip, offset_of!(Ipv4Hdr, tos)),
+                    v6: false,
+                }
+            }
+            Header::V6 { ip } => {
+                let payload = usize::from(u16::from_be(load(ip, offset_of!(Ipv6Hdr, payload_len))));
+                if payload < transport_len {
+                    return Err(Reason::Truncated);
+                }
+                let source = offset_of!(Ipv6Hdr, src_addr);
+                Flow {
+                    source_high: load(ip, source),
+                    // In halves: a load of 8 bytes stalls when something has just written 4 of them.
+                    source_low: pair(load_alone(ip, source + 8), load_alone(ip, source + 12)),
+                    source_port,
+                    length: (payload + Ipv6Hdr::LEN) as u32,
+                    traffic_class: (u16::from_be(load(ip, offset_of!(Ipv6Hdr, vcf))) >> 4) as u8,
+                    v6: true,
+                }
+            }
+        };
+        if packet.holds(ETH_LEN + flow.length as usize) {
+            Ok(flow)
+        } else {
+            Err(Reason::Truncated)
+        }
+    }
+}
+
+/// Length of the shortest transport header, for the protocols that have ports.
+#[inline(always)]
+fn transport_len(protocol: u8) -> Option<usize> {
+    match protocol {
+        PROTO_TCP => Some(TcpHdr::LEN),
+        PROTO_UDP => Some(UdpHdr::LEN),
+        _ => None,
+    }
+}
+
+/// Source and destination port, as on the wire; TCP and UDP have them in the same place.
+#[inline(always)]
+fn ports<P: Packet + ?Sized>(packet: &P, offset: usize) -> Result<(u16, u16), Reason> {
+    const { assert!(offset_of!(TcpHdr, source) == offset_of!(UdpHdr, src)) };
+    const { assert!(offset_of!(TcpHdr, dest) == offset_of!(UdpHdr, dst)) };
+    let ports = packet.bytes::<4>(offset).ok_or(Reason::Truncated)?;
+    Ok((
+        load(ports, offset_of!(UdpHdr, src)),
+        load(ports, offset_of!(UdpHdr, dst)),
+    ))
+}
+
+/// Eight bytes of the wire from two loads of four.
+#[inline(always)]
+fn pair(first: u32, second: u32) -> u64 {
     if cfg!(target_endian = "little") {
-        ports >> 16 | (protocol as u32) << 16 | (family as u32) << 24
+        u64::from(first) | u64::from(second) << 32
     } else {
-        (ports & 0xFFFF) << 16 | (protocol as u32) << 8 | family as u32
+        u64::from(first) << 32 | u64::from(second)
+    }
+}
+
+/// What a next header is that is neither TCP nor UDP; the extension headers are those of RFC 7045.
+#[inline(always)]
+fn neither_in_ipv6(protocol: u8) -> Reason {
+    match protocol {
+        44 => Reason::Fragment,
+        0 | 43 | 51 | 60 | 135 | 139 | 140 => Reason::Ipv6Extension,
+        _ => Reason::NotTcpOrUdp,
+    }
+}
+
+/// As [`load`], and the compiler neither merges it with a neighbouring load nor moves it.
+#[inline(always)]
+fn load_alone<T: AnyBitPattern>(header: &[u8], at: usize) -> T {
+    if cfg!(target_arch = "bpf") {
+        debug_assert!(at + size_of::<T>() <= header.len());
+        // SAFETY: as in `load`.
+        unsafe { header[at..].as_ptr().cast::<T>().read_volatile() }
+    } else {
+        load(header, at)
     }
 }
 

@@ -15,7 +15,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::hash::{flow_hash, slot};
 use lb_common::map::{BackendRow, NOBODY, ServiceEntry, flag};
-use lb_common::parse::{Family, Flow, family, ipv4, ipv6, parse};
+use lb_common::parse::{Candidate, Family, Flow, family, ipv4, ipv6};
 use lb_common::reason::Reason;
 
 use crate::frame::Frame;
@@ -37,30 +37,37 @@ pub fn balance(ctx: XdpContext) -> u32 {
 fn forward(ctx: &XdpContext) -> Result<u32, Reason> {
     let frame = Frame::of(ctx);
     match family(&frame)? {
-        Family::V4 => send(ctx, &ipv4(&frame)?),
-        Family::V6 => send(ctx, &ipv6(&frame)?),
+        Family::V4 => send(ctx, &frame, &ipv4(&frame)?),
+        Family::V6 => send(ctx, &frame, &ipv6(&frame)?),
     }
 }
 
 #[inline(always)]
-fn send(ctx: &XdpContext, flow: &Flow) -> Result<u32, Reason> {
-    let choice = choose(flow)?;
-    let action = rewrite::rewrite(ctx, choice.row, flow, choice.hash)?;
-    tables::count_pair(choice.row_index, flow.length);
+fn send(ctx: &XdpContext, frame: &Frame, candidate: &Candidate) -> Result<u32, Reason> {
+    let Choice {
+        flow,
+        hash,
+        row_index,
+        row,
+    } = choose(frame, candidate)?;
+    let action = rewrite::rewrite(ctx, row, &flow, hash)?;
+    tables::count_pair(row_index, flow.length);
     Ok(action)
 }
 
 /// What was decided for a packet before a byte of it is changed.
 struct Choice {
+    flow: Flow,
     hash: u64,
     row_index: u32,
     row: &'static BackendRow,
 }
 
 #[inline(always)]
-fn choose(flow: &Flow) -> Result<Choice, Reason> {
-    let service = tables::service(flow.key).ok_or(Reason::NotAVip)?;
-    let hash = hash_for(service, flow);
+fn choose(frame: &Frame, candidate: &Candidate) -> Result<Choice, Reason> {
+    let service = tables::service(candidate.key, candidate.v6()).ok_or(Reason::NotAVip)?;
+    let flow = candidate.complete(frame)?;
+    let hash = hash_for(service, &flow);
     // One load: a service that moves changes both bases at once.
     let bases = tables::bases(service);
     let slot = tables::slot(bases as u32 + slot(hash, service.ring_size))?;
@@ -71,20 +78,28 @@ fn choose(flow: &Flow) -> Result<Choice, Reason> {
     }
     let row_index = (bases >> 32) as u32 + u32::from(number);
     let row = tables::backend(row_index)?;
-    Ok(Choice { hash, row_index, row })
+    Ok(Choice {
+        flow,
+        hash,
+        row_index,
+        row,
+    })
 }
 
 #[inline(always)]
 fn hash_for(service: &ServiceEntry, flow: &Flow) -> u64 {
-    let address = if service.flags & flag::HASH_ADDRESS != 0 { u64::MAX } else { 0 };
-    flow_hash(
-        &tables::hash_keys(),
-        service.salt,
-        flow.v6,
-        flow.source_high & address,
-        flow.source_low & address,
-        flow.ports & service.port_mask,
-    )
+    let keys = tables::hash_keys();
+    let (mut high, mut low, mut port) = (flow.source_high, flow.source_low, flow.source_port);
+    // A branch, and not masks always applied: predicted, it keeps the hash independent of the service's entry.
+    if service.flags & flag::HASH_FLOW != flag::HASH_FLOW {
+        if service.flags & flag::HASH_ADDRESS == 0 {
+            (high, low) = (0, 0);
+        }
+        if service.flags & flag::HASH_PORT == 0 {
+            port = 0;
+        }
+    }
+    flow_hash(&keys, service.salt, flow.v6, high, low, port)
 }
 
 /// Tells which backend a frame's flow has, by the same tables and the same code, and changes and counts nothing.
@@ -93,13 +108,24 @@ fn hash_for(service: &ServiceEntry, flow: &Flow) -> u64 {
 /// index and the reason's number ([`Reason::Forwarded`] if there is a row), both 4 bytes in the machine's order.
 #[xdp]
 pub fn lookup(ctx: XdpContext) -> u32 {
-    let (row_index, reason) = match parse(&Frame::of(&ctx)).and_then(|flow| choose(&flow)) {
+    let choice = ask(&ctx);
+    let (row_index, reason) = match choice {
         Ok(choice) => (choice.row_index, Reason::Forwarded),
         Err(reason) => (0, reason),
     };
     match frame::answer(&ctx, row_index, reason as u32) {
         Some(()) => XDP_PASS,
         None => XDP_DROP,
+    }
+}
+
+#[inline(always)]
+fn ask(ctx: &XdpContext) -> Result<Choice, Reason> {
+    let frame = Frame::of(ctx);
+    // Split as in `forward`: merged, the verifier would not know which header a candidate has.
+    match family(&frame)? {
+        Family::V4 => choose(&frame, &ipv4(&frame)?),
+        Family::V6 => choose(&frame, &ipv6(&frame)?),
     }
 }
 

@@ -17,7 +17,11 @@ impl<'a> Frame<'a> {
     /// The frame as it is now; `bpf_xdp_adjust_head` makes it stale.
     #[inline(always)]
     pub fn of(ctx: &'a XdpContext) -> Self {
-        Frame { ctx, start: ctx.data(), end: ctx.data_end() }
+        Frame {
+            ctx,
+            start: ctx.data(),
+            end: ctx.data_end(),
+        }
     }
 }
 

@@ -31,7 +31,11 @@ pub fn rewrite(ctx: &XdpContext, row: &BackendRow, flow: &Flow, hash: u64) -> Re
 
 #[inline(always)]
 fn leave(ctx: &XdpContext, ifindex: u32) -> Result<u32, Reason> {
-    if ifindex == 0 || ifindex == ctx.ingress_ifindex() as u32 { Ok(XDP_TX) } else { tables::redirect(ifindex) }
+    if ifindex == 0 || ifindex == ctx.ingress_ifindex() as u32 {
+        Ok(XDP_TX)
+    } else {
+        tables::redirect(ifindex)
+    }
 }
 
 #[inline(always)]
@@ -81,5 +85,9 @@ fn ipip_v6(ctx: &XdpContext, rewrite: &Rewrite, flow: &Flow, hash: u64) -> Resul
 #[inline(always)]
 fn grow(ctx: &XdpContext, bytes: usize) -> Result<(), Reason> {
     // SAFETY: the context is the program's own.
-    if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(bytes as i32)) } == 0 { Ok(()) } else { Err(Reason::NoHeadroom) }
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(bytes as i32)) } == 0 {
+        Ok(())
+    } else {
+        Err(Reason::NoHeadroom)
+    }
 }

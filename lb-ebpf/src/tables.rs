@@ -36,21 +36,29 @@ static HASH_KEYS: HashKeys = HashKeys([0; 4]);
 
 /// The service with this key: in one of its two places, or nowhere.
 #[inline(always)]
-pub fn service(key: ServiceKey) -> Option<&'static ServiceEntry> {
+pub fn service(key: ServiceKey, v6: bool) -> Option<&'static ServiceEntry> {
     // SAFETY: a global that userspace set before the program was loaded; volatile, or the compiler would use the zero here.
     let mask = unsafe { core::ptr::read_volatile(&SERVICE_MASK) };
     let (first, second) = service_places(key, mask);
     let entry = SERVICES.get(first)?;
-    if is(entry, key) {
+    if is(entry, key, v6) {
         return Some(entry);
     }
+    // Almost no key is in its second place, and a packet that is for nobody here should not pay for looking.
+    if entry.overflow == 0 {
+        return None;
+    }
     let entry = SERVICES.get(second)?;
-    if is(entry, key) { Some(entry) } else { None }
+    if is(entry, key, v6) { Some(entry) } else { None }
 }
 
 #[inline(always)]
-fn is(entry: &ServiceEntry, key: ServiceKey) -> bool {
-    entry.word == key.word && entry.address_low == key.address_low && entry.address_high == key.address_high
+fn is(entry: &ServiceEntry, key: ServiceKey, v6: bool) -> bool {
+    // The word tells the families apart, and all IPv4 entries have the same high half: for them the compiler drops the last
+    // comparison.
+    entry.word == key.word
+        && entry.address_low == key.address_low
+        && (!v6 || entry.address_high == key.address_high)
 }
 
 /// Both bases of a service in one load.
@@ -63,7 +71,7 @@ pub fn bases(service: &ServiceEntry) -> u64 {
 /// A slot, in one load.
 #[inline(always)]
 pub fn slot(index: u32) -> Result<Slot, Reason> {
-    let pair = RING.get_ptr(index >> 1).ok_or(Reason::BrokenTable)?;
+    let pair = RING.get_ptr(index / 2).ok_or(Reason::BrokenTable)?;
     // SAFETY: an aligned live map value of two slots; volatile, so that both halves of the slot come from one load.
     Ok(unsafe { core::ptr::read_volatile(pair.cast::<Slot>().add((index & 1) as usize)) })
 }

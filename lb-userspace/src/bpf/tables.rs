@@ -93,13 +93,28 @@ impl Tables {
 
     /// Fills a free place: the value first, the word that makes it found last.
     pub fn insert_service(&self, place: u32, entry: ServiceEntry) {
-        self.services.write(place as usize, ServiceEntry { word: 0, ..entry });
+        let overflow = self.service(place).overflow;
+        self.services.write(
+            place as usize,
+            ServiceEntry {
+                word: 0,
+                overflow,
+                ..entry
+            },
+        );
         self.word(place).store(entry.word, Ordering::Release);
     }
 
     /// Frees a place. It may be filled again after a grace period.
     pub fn remove_service(&self, place: u32) {
         self.word(place).store(0, Ordering::Release);
+    }
+
+    /// Records how many services have this as their first place and are in their second.
+    pub fn set_overflow(&self, place: u32, overflow: u32) {
+        let entry = self.services.pointer(place as usize);
+        // SAFETY: as in `word`.
+        unsafe { AtomicU32::from_ptr(&raw mut (*entry).overflow) }.store(overflow, Ordering::Release);
     }
 
     fn word(&self, place: u32) -> &AtomicU32 {
@@ -122,13 +137,11 @@ impl Tables {
         unsafe { AtomicU32::from_ptr(&raw mut (*entry).ring_size) }.store(ring_size, Ordering::Release);
     }
 
-    /// Changes what of a packet is hashed, in one store.
-    pub fn set_hashing(&self, place: u32, port_mask: u32, flags: u32) {
-        const { assert!(std::mem::offset_of!(ServiceEntry, flags) == std::mem::offset_of!(ServiceEntry, port_mask) + 4) };
-        let word = bytemuck::cast([port_mask, flags]);
+    /// Changes what of a packet is hashed.
+    pub fn set_flags(&self, place: u32, flags: u32) {
         let entry = self.services.pointer(place as usize);
-        // SAFETY: as in `word`; the two fields share an aligned 8-byte word, as asserted.
-        unsafe { AtomicU64::from_ptr((&raw mut (*entry).port_mask).cast()) }.store(word, Ordering::Release);
+        // SAFETY: as in `word`.
+        unsafe { AtomicU32::from_ptr(&raw mut (*entry).flags) }.store(flags, Ordering::Release);
     }
 
     /// Records how much room a service's regions have; only userspace reads it.
