@@ -97,9 +97,12 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Result<Candidate<'_>, Reason> {
 }
 
 /// What the Ethernet header says that follows it.
+///
+/// A frame too short for an IPv4 header is [`Reason::Truncated`] whatever it holds (Ethernet pads to 60 bytes): one comparison
+/// with the frame's end then serves both headers.
 #[inline(always)]
 pub fn family<P: Packet + ?Sized>(packet: &P) -> Result<Family, Reason> {
-    let eth = packet.bytes::<ETH_LEN>(0).ok_or(Reason::Truncated)?;
+    let eth = packet.bytes::<{ ETH_LEN + Ipv4Hdr::LEN }>(0).ok_or(Reason::Truncated)?;
     match load::<u16>(eth, offset_of!(EthHdr, ether_type)) {
         ETHERTYPE_IPV4 => Ok(Family::V4),
         ETHERTYPE_IPV6 => Ok(Family::V6),

@@ -56,9 +56,7 @@ pub fn service(key: ServiceKey, v6: bool) -> Option<&'static ServiceEntry> {
 fn is(entry: &ServiceEntry, key: ServiceKey, v6: bool) -> bool {
     // The word tells the families apart, and all IPv4 entries have the same high half: for them the compiler drops the last
     // comparison.
-    entry.word == key.word
-        && entry.address_low == key.address_low
-        && (!v6 || entry.address_high == key.address_high)
+    entry.word == key.word && entry.address_low == key.address_low && (!v6 || entry.address_high == key.address_high)
 }
 
 /// Both bases of a service in one load.
