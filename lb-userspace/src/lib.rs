@@ -5,3 +5,4 @@
 
 pub mod bpf;
 pub mod model;
+pub mod plan;
