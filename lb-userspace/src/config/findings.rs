@@ -1,0 +1,240 @@
+//! What was found while reading: collected with byte offsets, handed over as lines and columns in the file's order.
+//!
+//! In a file that is not valid TOML, what stands around a syntax error may have been misread. Two kinds of syntax error leave the
+//! rest whole: a value without its quotes, and a key given twice. After these everything is judged but their own lines. After
+//! any other, only single values before it are: no key counts as missing, and nothing is compared.
+
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+
+use super::Parsed;
+use super::error::{ConfigError, Errors, SOURCE_LEN};
+use super::problem::{Caution, Problem};
+use crate::model::Model;
+
+/// A stretch of the file, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) start: usize,
+    pub(super) end: usize,
+}
+
+impl From<Range<usize>> for Span {
+    fn from(range: Range<usize>) -> Self {
+        Span {
+            start: range.start,
+            end: range.end,
+        }
+    }
+}
+
+/// A table, as errors name it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place<'a> {
+    File,
+    Node,
+    Capacity,
+    Service(Label<'a>),
+    Health(Label<'a>),
+    Backend(Label<'a>, Label<'a>),
+}
+
+/// A service or a backend: its name, or its number in the file (from 1) if it has none that can be shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Label<'a> {
+    Name(&'a str),
+    Number(usize),
+}
+
+/// Collects.
+pub(super) struct Findings<'t> {
+    text: &'t str,
+    line_starts: OnceCell<Vec<usize>>,
+    errors: Vec<Found<Problem>>,
+    warnings: Vec<Found<Caution>>,
+    /// Lines with a syntax error, from 0.
+    broken_lines: BTreeSet<usize>,
+    /// The first line from which on tables and keys may have been misread.
+    misread_from: Option<usize>,
+}
+
+struct Found<P> {
+    span: Span,
+    path: String,
+    what: P,
+}
+
+impl<'t> Findings<'t> {
+    pub(super) fn new(text: &'t str) -> Self {
+        Findings {
+            text,
+            line_starts: OnceCell::new(),
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            broken_lines: BTreeSet::new(),
+            misread_from: None,
+        }
+    }
+
+    pub(super) fn syntax(&mut self, error: &toml::de::Error) {
+        let span = Span::from(error.span().unwrap_or(0..0));
+        let line = self.line_index(span.start);
+        self.broken_lines.insert(line);
+        let message = error.message();
+        let header = self.line(line).trim_start().starts_with('[');
+        let rest_is_whole =
+            !header && (message == "duplicate key" || message.starts_with("string values must be quoted"));
+        if !rest_is_whole {
+            self.misread_from = Some(self.misread_from.map_or(line, |first| first.min(line)));
+        }
+        let mut problem = message.to_owned();
+        if message == "duplicate key" {
+            problem = format!("{message} {}", self.typed(span));
+        }
+        self.error(Place::File, span, Problem::Syntax(problem));
+    }
+
+    /// Whether all tables and keys were read as they were meant.
+    pub(super) fn is_whole(&self) -> bool {
+        self.misread_from.is_none()
+    }
+
+    pub(super) fn error(&mut self, place: Place<'_>, span: Span, what: Problem) {
+        self.errors.push(Found {
+            span,
+            path: place.to_string(),
+            what,
+        });
+    }
+
+    pub(super) fn warn(&mut self, place: Place<'_>, span: Span, what: Caution) {
+        self.warnings.push(Found {
+            span,
+            path: place.to_string(),
+            what,
+        });
+    }
+
+    /// The text of `span` as an error may show it: on one line, and not too long.
+    pub(super) fn typed(&self, span: Span) -> String {
+        const LONGEST: usize = 60;
+        let text = self.text.get(span.start..span.end).unwrap_or_default();
+        let mut shown: String = text
+            .chars()
+            .take(LONGEST)
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        if text.chars().nth(LONGEST).is_some() {
+            shown.push('…');
+        }
+        shown
+    }
+
+    /// The line of a byte, from 1.
+    pub(super) fn line_number(&self, offset: usize) -> usize {
+        self.line_index(offset) + 1
+    }
+
+    /// The model, if nothing but warnings was found.
+    pub(super) fn finish(mut self, model: Option<Model>, file: &str) -> Result<Parsed, Errors> {
+        let mut errors = std::mem::take(&mut self.errors);
+        errors.retain(|found| self.is_sound(found));
+        errors.sort_by_key(|found| (found.span.start, found.span.end));
+        let mut errors = errors.iter().map(|found| self.placed(file, found, false));
+        if let Some(first) = errors.next() {
+            return Err(Errors::new(first, errors));
+        }
+        let Some(model) = model else {
+            return Err(Errors::unplaced(file, &Problem::Unexplained));
+        };
+        let mut warnings = std::mem::take(&mut self.warnings);
+        warnings.sort_by_key(|found| (found.span.start, found.span.end));
+        let warnings = warnings.iter().map(|found| self.placed(file, found, true)).collect();
+        Ok(Parsed { model, warnings })
+    }
+
+    /// Whether an error stands even if some of the file may have been misread.
+    fn is_sound(&self, found: &Found<Problem>) -> bool {
+        if matches!(found.what, Problem::Syntax(_)) || self.broken_lines.is_empty() {
+            return true;
+        }
+        let line = self.line_index(found.span.start);
+        if self.broken_lines.contains(&line) {
+            return false;
+        }
+        self.misread_from
+            .is_none_or(|first| line < first && !matches!(found.what, Problem::Missing { .. }))
+    }
+
+    fn placed<P: fmt::Display>(&self, file: &str, found: &Found<P>, warning: bool) -> ConfigError {
+        let line = self.line_index(found.span.start);
+        let source = self.line(line);
+        let start = self.starts().get(line).copied().unwrap_or_default();
+        let end_of_line = start + source.len();
+        let chars = |from: usize, to: usize| self.text.get(from..to).map_or(0, |text| text.chars().count());
+        ConfigError {
+            file: file.to_owned(),
+            line: line + 1,
+            column: chars(start, found.span.start.max(start)) + 1,
+            width: chars(found.span.start, found.span.end.min(end_of_line)).max(1),
+            path: found.path.clone(),
+            problem: found.what.to_string(),
+            source: source.chars().take(SOURCE_LEN).collect(),
+            warning,
+        }
+    }
+
+    fn line_index(&self, offset: usize) -> usize {
+        self.starts()
+            .partition_point(|&start| start <= offset)
+            .saturating_sub(1)
+    }
+
+    /// A line without its end.
+    fn line(&self, index: usize) -> &'t str {
+        let start = self.starts().get(index).copied().unwrap_or_default();
+        let rest = self.text.get(start..).unwrap_or_default();
+        rest.split('\n').next().unwrap_or_default().trim_end_matches('\r')
+    }
+
+    fn starts(&self) -> &[usize] {
+        self.line_starts.get_or_init(|| {
+            let first = if self.text.starts_with('\u{FEFF}') {
+                '\u{FEFF}'.len_utf8()
+            } else {
+                0
+            };
+            let after_newlines = self
+                .text
+                .bytes()
+                .enumerate()
+                .filter(|&(_, byte)| byte == b'\n')
+                .map(|(at, _)| at + 1);
+            std::iter::once(first).chain(after_newlines).collect()
+        })
+    }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File => Ok(()),
+            Place::Node => f.write_str("[node]"),
+            Place::Capacity => f.write_str("[node.capacity]"),
+            Place::Service(service) => write!(f, "service {service}"),
+            Place::Health(service) => write!(f, "service {service}: health"),
+            Place::Backend(service, backend) => write!(f, "service {service}: backend {backend}"),
+        }
+    }
+}
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Label::Name(name) => write!(f, "\"{name}\""),
+            Label::Number(number) => write!(f, "number {number}"),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `[service.health]`, as typed.
+
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::findings::{Findings, Label, Place};
+use super::problem::Problem;
+use super::scalar::{NotBuilt, Value};
+use super::table::{self, At, Key, Reader};
+
+/// `[service.health]`.
+#[derive(Debug)]
+pub(super) struct Health<'r> {
+    /// How errors name it.
+    pub(super) place: Place<'r>,
+    pub(super) kind: Key<Kind>,
+    pub(super) path: Key<&'r str>,
+    pub(super) host: Key<&'r str>,
+    pub(super) port: Key<u16>,
+    pub(super) interval: Key<Duration>,
+    pub(super) timeout: Key<Duration>,
+    pub(super) rise: Key<u32>,
+    pub(super) fall: Key<u32>,
+    pub(super) jitter: Key<f64>,
+    /// Only one way is built; kept so that a refused value is known.
+    pub(super) via: Key<()>,
+}
+
+/// What a probe does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Tcp,
+    Http,
+}
+
+pub(super) fn read<'r>(table: &At<&'r DeTable<'r>>, service: Label<'r>, found: &mut Findings<'_>) -> Health<'r> {
+    let place = Place::Health(service);
+    let reader = Reader::new(table.value, table.span, place, table::HEALTH, found);
+    let health = Health {
+        place,
+        kind: reader.required("kind", "\"tcp\" or \"http\"", found, kind),
+        path: reader.key("path", found, |value| value.http_path()),
+        host: reader.key("host", found, |value| value.http_host()),
+        port: reader.key("port", found, |value| value.port()),
+        interval: reader.key("interval", found, |value| {
+            value.duration(Duration::from_millis(10), "10ms to 1h", Duration::from_secs(3600))
+        }),
+        timeout: reader.key("timeout", found, |value| {
+            value.duration(
+                Duration::from_millis(1),
+                "1ms to the interval",
+                Duration::from_secs(3600),
+            )
+        }),
+        rise: reader.key("rise", found, |value| value.integer(1, 100)),
+        fall: reader.key("fall", found, |value| value.integer(1, 100)),
+        jitter: reader.key("jitter", found, |value| value.fraction(0.5)),
+        via: reader.key("via", found, via),
+    };
+    if let Key::Typed(At { value: Kind::Tcp, .. }) = health.kind {
+        for (key, typed) in [("path", health.path.typed()), ("host", health.host.typed())] {
+            if let Some(typed) = typed {
+                found.error(
+                    place,
+                    typed.span,
+                    Problem::NotForKind {
+                        key,
+                        only: "http",
+                        kind: "tcp",
+                    },
+                );
+            }
+        }
+    }
+    health
+}
+
+fn kind(value: &Value<'_, '_>) -> Result<Kind, Problem> {
+    let later = NotBuilt {
+        words: &["https", "dns"],
+        has: "this version has tcp and http",
+    };
+    value.choice(&[("tcp", Kind::Tcp), ("http", Kind::Http)], &later)
+}
+
+fn via(value: &Value<'_, '_>) -> Result<(), Problem> {
+    let later = NotBuilt {
+        words: &["vip"],
+        has: "this version probes the backend's own address, \"direct\"",
+    };
+    value.choice(&[("direct", ())], &later)
+}

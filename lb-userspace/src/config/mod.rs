@@ -1,0 +1,118 @@
+//! A configuration file: TOML text → as typed → [`Model`], or every error in it with its place.
+//!
+//! Two steps. First each key's own value is read (`node`, `service`, `backend`, `health`: the structs hold what was typed, and
+//! where). Then what the values mean together is judged (`meaning`): no two services alike, timeouts within intervals, tables
+//! large enough. Both report what they find and go on, so that one run shows all there is to mend. A value that was
+//! refused is not judged again: one mistake is one error.
+//!
+//! A file that is not valid TOML is read as far as that makes sense, see `findings`.
+
+mod backend;
+mod error;
+mod findings;
+mod health;
+mod meaning;
+mod node;
+mod prime;
+mod problem;
+mod scalar;
+mod service;
+mod suggest;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use toml::de::DeTable;
+
+use self::findings::{Findings, Place, Span};
+use self::node::Node;
+use self::problem::Problem;
+use self::service::Service;
+use self::table::Reader;
+use crate::model::Model;
+
+pub use self::error::{ConfigError, Errors, SOURCE_LEN, Warning};
+pub use self::prime::{MAX_RING_SIZE, next_prime};
+
+/// A ring's slots when a service does not say: the 65,537 of the Maglev paper (NSDI'16).
+pub const DEFAULT_RING_SIZE: u32 = 65_537;
+/// Slots that all rings together can have: 4 GiB of them.
+pub const MAX_RING_SLOTS: u32 = 1 << 30;
+/// Backends of one service: their numbers have 16 bits, and one of these is "nobody".
+pub const MAX_BACKENDS: usize = 65_535;
+/// Length of the longest file that [`load`] reads, in bytes.
+pub const MAX_FILE: u64 = 1 << 29;
+
+/// A file that has no error.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// What it says.
+    pub model: Model,
+    /// What is allowed, but probably not meant; in the order of the file.
+    pub warnings: Vec<Warning>,
+}
+
+/// Reads the file at `path`. A file that cannot be read or is longer than [`MAX_FILE`] is an error without a place.
+pub fn load(path: &Path) -> Result<Parsed, Errors> {
+    let name = path.display().to_string();
+    match read(path) {
+        Ok(bytes) => parse_bytes(&bytes, &name),
+        Err(problem) => Err(Errors::unplaced(&name, &problem)),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+        .map_err(|error| Problem::Unreadable(error.to_string()))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(Problem::TooLong { max: MAX_FILE });
+    }
+    Ok(bytes)
+}
+
+/// As [`parse`]; bytes that are not UTF-8 are an error at the first of them.
+pub fn parse_bytes(bytes: &[u8], file_name: &str) -> Result<Parsed, Errors> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => parse(text, file_name),
+        Err(error) => Err(Errors::not_utf8(bytes, error.valid_up_to(), file_name)),
+    }
+}
+
+/// Reads a configuration; `file_name` is for the errors only.
+pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Errors> {
+    let (root, syntax) = DeTable::parse_recoverable(text);
+    let mut found = Findings::new(text);
+    for error in &syntax {
+        found.syntax(error);
+    }
+    let (node, services) = read_root(root.get_ref(), &mut found);
+    let model = if found.is_whole() {
+        meaning::judge(node, services, &mut found)
+    } else {
+        None
+    };
+    found.finish(model, file_name)
+}
+
+fn read_root<'r>(root: &'r DeTable<'r>, found: &mut Findings<'_>) -> (Option<Node<'r>>, Vec<Service<'r>>) {
+    let start = Span { start: 0, end: 0 };
+    let reader = Reader::new(root, start, Place::File, table::ROOT, found);
+    let node = reader.table("node", found).map(|table| node::read(&table, found));
+    if !reader.has("node") {
+        let want = "a table with at least interfaces = [\"eth0\"]";
+        found.error(Place::File, start, Problem::Missing { key: "[node]", want });
+    }
+    let services = reader
+        .tables("service", "[[service]]", found)
+        .iter()
+        .enumerate()
+        .map(|(index, table)| service::read(table, index, found))
+        .collect();
+    (node, services)
+}
