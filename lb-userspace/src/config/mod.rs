@@ -7,6 +7,7 @@
 //!
 //! A file that is not valid TOML is read as far as that makes sense, see `findings`.
 
+mod address;
 mod backend;
 mod error;
 mod findings;

@@ -18,11 +18,11 @@ pub(super) enum Problem {
     #[error("refused, and nothing says why: this is a bug in lbd")]
     Unexplained,
 
-    #[error("unknown key {key}{hint}")]
+    #[error("unknown key {key}: {hint}")]
     UnknownKey { key: String, hint: String },
     #[error("{key} is missing: {want}")]
     Missing { key: &'static str, want: &'static str },
-    #[error("{key} {value} is a {found}: {want} is wanted")]
+    #[error("{key} {value} is {found}: {want} is wanted")]
     WrongType {
         key: &'static str,
         value: String,
@@ -90,14 +90,14 @@ pub(super) enum Problem {
     #[error("{key} is empty: {want}")]
     Empty { key: &'static str, want: &'static str },
 
-    #[error("{key} {value} is already in line {line}: {scope}")]
+    #[error("{key} {value} is already used in line {line}: {scope}")]
     Duplicate {
         key: &'static str,
         value: String,
         line: usize,
         scope: &'static str,
     },
-    #[error("{vip} {protocol} port {port} is already service \"{service}\"'s, in line {line}")]
+    #[error("{vip} {protocol} port {port} is already in line {line}, for service {service}")]
     SharedVip {
         vip: IpAddr,
         protocol: &'static str,

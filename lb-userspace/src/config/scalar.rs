@@ -1,9 +1,7 @@
 //! Single values: from what stands behind a key to what it means, or what is wrong with it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use lb_common::encap::Mac;
 use toml::de::{DeInteger, DeValue};
 
 use super::problem::Problem;
@@ -29,8 +27,13 @@ pub(super) const ALL_BUILT: NotBuilt = NotBuilt { words: &[], has: "" };
 impl<'r> Value<'r, '_> {
     pub(super) fn wrong_type(&self, want: &'static str) -> Problem {
         let found = match self.toml {
-            DeValue::Datetime(_) => "date or time",
-            other => other.type_str(),
+            DeValue::String(_) => "a string",
+            DeValue::Integer(_) => "an integer",
+            DeValue::Float(_) => "a float",
+            DeValue::Boolean(_) => "a boolean",
+            DeValue::Datetime(_) => "a date or time",
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a table",
         };
         Problem::WrongType {
             key: self.key,
@@ -40,7 +43,7 @@ impl<'r> Value<'r, '_> {
         }
     }
 
-    fn malformed(&self, want: &'static str) -> Problem {
+    pub(super) fn malformed(&self, want: &'static str) -> Problem {
         Problem::Malformed {
             key: self.key,
             value: (self.typed)(),
@@ -174,87 +177,6 @@ impl<'r> Value<'r, '_> {
         }
     }
 
-    pub(super) fn mac(&self) -> Result<Mac, Problem> {
-        let text = self.string("a MAC address in quotes")?;
-        let mac = mac(text).ok_or_else(|| self.malformed("a MAC address, such as \"02:00:5e:10:00:01\""))?;
-        let kind = if mac == [0; 6] {
-            "zero"
-        } else if mac[0] & 1 != 0 {
-            "a multicast address"
-        } else {
-            return Ok(mac);
-        };
-        Err(Problem::UnusableMac {
-            key: self.key,
-            value: (self.typed)(),
-            kind,
-        })
-    }
-
-    /// An address that packets can be sent to or come from; `link_local` says whether those of one link are among them.
-    pub(super) fn address(&self, link_local: bool) -> Result<IpAddr, Problem> {
-        let text = self.string("an address in quotes")?;
-        let (key, value) = (self.key, || (self.typed)());
-        let address = text.parse().map_err(|_| Problem::NotAnAddress {
-            key,
-            value: value(),
-            hint: address_hint(text),
-        })?;
-        if let IpAddr::V6(v6) = address
-            && let Some(v4) = v6.to_ipv4_mapped()
-        {
-            return Err(Problem::MappedAddress {
-                key,
-                value: value(),
-                v4,
-            });
-        }
-        match unusable(address, link_local) {
-            None => Ok(address),
-            Some(kind) => Err(Problem::UnusableAddress {
-                key,
-                value: value(),
-                kind,
-                want: "a unicast address that others can reach",
-            }),
-        }
-    }
-
-    /// As [`address`](Self::address), of IPv4.
-    pub(super) fn source_v4(&self) -> Result<Ipv4Addr, Problem> {
-        match self.address(false)? {
-            IpAddr::V4(address) => Ok(address),
-            IpAddr::V6(_) => Err(self.malformed("an IPv4 address: tunnel_source_v6 is for IPv6")),
-        }
-    }
-
-    /// As [`address`](Self::address), of IPv6.
-    pub(super) fn source_v6(&self) -> Result<Ipv6Addr, Problem> {
-        match self.address(false)? {
-            IpAddr::V6(address) => Ok(address),
-            IpAddr::V4(_) => Err(self.malformed("an IPv6 address: tunnel_source_v4 is for IPv4")),
-        }
-    }
-
-    /// The address that clients use.
-    pub(super) fn vip(&self) -> Result<IpAddr, Problem> {
-        let text = self.string("an address in quotes")?;
-        if let Some((address, prefix)) = text.split_once('/')
-            && let Ok(address) = address.parse::<IpAddr>()
-            && prefix
-                .parse::<u8>()
-                .is_ok_and(|prefix| prefix <= if address.is_ipv4() { 32 } else { 128 })
-        {
-            let has = "this version has VIPs of one address".to_owned();
-            return Err(Problem::NotBuilt {
-                key: self.key,
-                value: (self.typed)(),
-                has,
-            });
-        }
-        self.address(true)
-    }
-
     /// A service's port.
     pub(super) fn service_port(&self) -> Result<u16, Problem> {
         if let DeValue::String(text) = self.toml {
@@ -347,54 +269,4 @@ fn duration(text: &str) -> Option<Option<Duration>> {
         .and_then(|whole| whole.checked_mul(nanoseconds))
         .and_then(|whole| whole.checked_add(u64::try_from(part).ok()?));
     Some(total.map(Duration::from_nanos))
-}
-
-fn mac(text: &str) -> Option<Mac> {
-    let separator = if text.contains('-') { '-' } else { ':' };
-    let mut mac = [0; 6];
-    let mut parts = text.split(separator);
-    for byte in &mut mac {
-        let part = parts.next()?;
-        if part.len() != 2 || !part.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return None;
-        }
-        *byte = u8::from_str_radix(part, 16).ok()?;
-    }
-    parts.next().is_none().then_some(mac)
-}
-
-fn address_hint(text: &str) -> &'static str {
-    if text.parse::<SocketAddr>().is_ok() {
-        ": the port has a key of its own"
-    } else if text.contains('/') {
-        ": a prefix length does not belong here"
-    } else if text.contains('%') {
-        ": a zone does not belong here"
-    } else if text.contains('[') {
-        ": write it without brackets"
-    } else if text.bytes().any(|byte| byte.is_ascii_alphabetic()) && !text.contains(':') {
-        ": names are not looked up"
-    } else {
-        ""
-    }
-}
-
-/// What kind of address it is, if nobody can be reached at it.
-fn unusable(address: IpAddr, link_local: bool) -> Option<&'static str> {
-    let is_link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    let this_network = matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 0);
-    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
-    [
-        (address.is_unspecified(), "the unspecified address"),
-        (this_network, "an address of \"this network\""),
-        (address.is_loopback(), "a loopback address"),
-        (address.is_multicast(), "a multicast address"),
-        (broadcast, "the broadcast address"),
-        (is_link_local && !link_local, "a link-local address"),
-    ]
-    .into_iter()
-    .find_map(|(is, kind)| is.then_some(kind))
 }

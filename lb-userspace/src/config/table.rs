@@ -1,5 +1,7 @@
 //! One table of the file: its keys, each read once and by one function, and those that do not belong there.
 
+use std::fmt;
+
 use toml::de::{DeTable, DeValue};
 
 use super::findings::{Findings, Place, Span};
@@ -96,13 +98,14 @@ impl<T: Copy> Key<T> {
 }
 
 /// Reads one table.
-#[derive(Clone, Copy)]
 pub(super) struct Reader<'r> {
     table: &'r DeTable<'r>,
     /// The table's header, or the whole of an inline table.
     pub(super) header: Span,
     /// How errors name the table.
     pub(super) place: Place<'r>,
+    /// Keys that are there under a misspelt name, which is error enough.
+    misspelt: Vec<&'static str>,
 }
 
 impl<'r> Reader<'r> {
@@ -114,20 +117,31 @@ impl<'r> Reader<'r> {
         allowed: &'static [&'static str],
         found: &mut Findings<'_>,
     ) -> Self {
+        let mut misspelt = Vec::new();
         for (key, value) in table.iter() {
             if allowed.contains(&key.get_ref().as_ref()) {
                 continue;
             }
             let span = Span::from(key.span());
             let hint = hint(key.get_ref(), value.get_ref(), allowed);
+            if let Hint::DidYouMean(meant) = hint {
+                misspelt.push(meant);
+            }
+            let hint = hint.to_string();
             let key = found.typed(span);
             found.error(place, span, Problem::UnknownKey { key, hint });
         }
-        Reader { table, header, place }
+        Reader {
+            table,
+            header,
+            place,
+            misspelt,
+        }
     }
 
+    /// Whether the key is there, if only under a misspelt name.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.table.contains_key(key)
+        self.table.contains_key(key) || self.misspelt.contains(&key)
     }
 
     /// Reads a key's value with `read`.
@@ -138,7 +152,11 @@ impl<'r> Reader<'r> {
         read: impl FnOnce(&Value<'r, '_>) -> Result<T, Problem>,
     ) -> Key<T> {
         let Some(spanned) = self.table.get(key) else {
-            return Key::Absent;
+            return if self.misspelt.contains(&key) {
+                Key::Bad
+            } else {
+                Key::Absent
+            };
         };
         let span = Span::from(spanned.span());
         let typed = &|| found.typed(span);
@@ -221,11 +239,20 @@ impl<'r> Reader<'r> {
     }
 }
 
-fn hint(key: &str, value: &DeValue<'_>, allowed: &'static [&'static str]) -> String {
-    let near = || nearest(key, allowed.iter().copied()).map(|near| format!("; did you mean {near}?"));
+/// What to do about an unknown key.
+enum Hint {
+    DidYouMean(&'static str),
+    BelongsIn(&'static str),
+    Allowed(&'static [&'static str]),
+}
+
+fn hint(key: &str, value: &DeValue<'_>, allowed: &'static [&'static str]) -> Hint {
+    let near = || nearest(key, allowed.iter().copied()).map(Hint::DidYouMean);
     let elsewhere = || {
-        let (header, _) = TABLES.iter().find(|(_, keys)| keys.contains(&key))?;
-        Some(format!("; it belongs in {header}"))
+        TABLES
+            .iter()
+            .find(|(_, keys)| keys.contains(&key))
+            .map(|(header, _)| Hint::BelongsIn(header))
     };
     // A misspelt table is not a number of [node.capacity].
     let is_table = matches!(value, DeValue::Table(_) | DeValue::Array(_));
@@ -234,5 +261,15 @@ fn hint(key: &str, value: &DeValue<'_>, allowed: &'static [&'static str]) -> Str
     } else {
         elsewhere().or_else(near)
     };
-    hint.unwrap_or_else(|| format!("; allowed: {}", allowed.join(", ")))
+    hint.unwrap_or(Hint::Allowed(allowed))
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Hint::DidYouMean(key) => write!(f, "did you mean {key}?"),
+            Hint::BelongsIn(header) => write!(f, "it belongs in {header}"),
+            Hint::Allowed(keys) => write!(f, "allowed: {}", keys.join(", ")),
+        }
+    }
 }
