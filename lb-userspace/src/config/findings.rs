@@ -1,8 +1,7 @@
 //! What was found while reading: collected with byte offsets, handed over as lines and columns in the file's order.
 //!
-//! In a file that is not valid TOML, what stands around a syntax error may have been misread. Two kinds of syntax error leave the
-//! rest whole: a value without its quotes, and a key given twice. After these everything is judged but their own lines. After
-//! any other, only single values before it are: no key counts as missing, and nothing is compared.
+//! In a file that is not valid TOML, what stands behind an error may have been misread (`syntax` tells when). If so, only single
+//! values before the error are judged: no key counts as missing, and nothing is compared.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -78,22 +77,17 @@ impl<'t> Findings<'t> {
         }
     }
 
-    pub(super) fn syntax(&mut self, error: &toml::de::Error) {
-        let span = Span::from(error.span().unwrap_or(0..0));
+    /// An error of TOML that leaves all other lines as they were meant.
+    pub(super) fn broken(&mut self, span: Span, what: Problem) {
+        self.broken_lines.insert(self.line_index(span.start));
+        self.error(Place::File, span, what);
+    }
+
+    /// An error of TOML behind which anything may have been misread.
+    pub(super) fn misread(&mut self, span: Span, what: Problem) {
         let line = self.line_index(span.start);
-        self.broken_lines.insert(line);
-        let message = error.message();
-        let header = self.line(line).trim_start().starts_with('[');
-        let rest_is_whole =
-            !header && (message == "duplicate key" || message.starts_with("string values must be quoted"));
-        if !rest_is_whole {
-            self.misread_from = Some(self.misread_from.map_or(line, |first| first.min(line)));
-        }
-        let mut problem = message.to_owned();
-        if message == "duplicate key" {
-            problem = format!("{message} {}", self.typed(span));
-        }
-        self.error(Place::File, span, Problem::Syntax(problem));
+        self.misread_from = Some(self.misread_from.map_or(line, |first| first.min(line)));
+        self.broken(span, what);
     }
 
     /// Whether all tables and keys were read as they were meant.
@@ -117,10 +111,20 @@ impl<'t> Findings<'t> {
         });
     }
 
+    /// The text of `span`.
+    pub(super) fn raw(&self, span: Span) -> &'t str {
+        self.text.get(span.start..span.end).unwrap_or_default()
+    }
+
+    /// The line of a byte, without its end.
+    pub(super) fn line_at(&self, offset: usize) -> &'t str {
+        self.line(self.line_index(offset))
+    }
+
     /// The text of `span` as an error may show it: on one line, and not too long.
     pub(super) fn typed(&self, span: Span) -> String {
         const LONGEST: usize = 60;
-        let text = self.text.get(span.start..span.end).unwrap_or_default();
+        let text = self.raw(span);
         let mut shown: String = text
             .chars()
             .take(LONGEST)
@@ -142,6 +146,7 @@ impl<'t> Findings<'t> {
         let mut errors = std::mem::take(&mut self.errors);
         errors.retain(|found| self.is_sound(found));
         errors.sort_by_key(|found| (found.span.start, found.span.end));
+        errors.dedup_by(|a, b| a.span == b.span && a.what == b.what);
         let mut errors = errors.iter().map(|found| self.placed(file, found, false));
         if let Some(first) = errors.next() {
             return Err(Errors::new(first, errors));

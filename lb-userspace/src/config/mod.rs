@@ -5,7 +5,7 @@
 //! large enough. Both report what they find and go on, so that one run shows all there is to mend. A value that was
 //! refused is not judged again: one mistake is one error.
 //!
-//! A file that is not valid TOML is read as far as that makes sense, see `findings`.
+//! A file that is not valid TOML is read as far as that makes sense, see `findings` and `syntax`.
 
 mod address;
 mod backend;
@@ -19,6 +19,7 @@ mod problem;
 mod scalar;
 mod service;
 mod suggest;
+mod syntax;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -87,11 +88,9 @@ pub fn parse_bytes(bytes: &[u8], file_name: &str) -> Result<Parsed, Errors> {
 
 /// Reads a configuration; `file_name` is for the errors only.
 pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Errors> {
-    let (root, syntax) = DeTable::parse_recoverable(text);
+    let (root, errors) = DeTable::parse_recoverable(text);
     let mut found = Findings::new(text);
-    for error in &syntax {
-        found.syntax(error);
-    }
+    syntax::report(root.get_ref(), &errors, &mut found);
     let (node, services) = read_root(root.get_ref(), &mut found);
     let model = if found.is_whole() {
         meaning::judge(node, services, &mut found)

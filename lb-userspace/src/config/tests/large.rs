@@ -1,1 +1,62 @@
-//! x
+//! Large files: nothing here is quadratic.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use super::parse;
+
+fn file(services: usize, backends: usize) -> String {
+    let mut text =
+        String::from("[node]\ninterfaces = [\"eth0\"]\nhash_seed = 1\n[node.capacity]\nbackends = 200_000\n");
+    for service in 0..services {
+        let _ = write!(
+            text,
+            "\n[[service]]\nname = \"service-{service}\"\nvip = \"198.18.{}.{}\"\nprotocol = \"tcp\"\nport = 80\nforward = \"ipip\"\n\
+             ring_size = 4099\n\n[service.health]\nkind = \"http\"\npath = \"/healthz\"\ninterval = \"200ms\"\ntimeout = \"100ms\"\n",
+            service / 256,
+            service % 256,
+        );
+        for backend in 0..backends {
+            let _ = write!(
+                text,
+                "\n[[service.backend]]\nname = \"backend-{backend}\"\naddress = \"10.{}.{}.{}\"\nweight = 100\n",
+                service / 256,
+                service % 256,
+                backend + 1
+            );
+        }
+    }
+    text
+}
+
+/// Prints the time; the bound is far above it, for slow machines without optimisation.
+#[test]
+fn ten_thousand_services() {
+    let text = file(10_000, 20);
+    let start = Instant::now();
+    let parsed = parse(&text, "f").unwrap();
+    let took = start.elapsed();
+    println!(
+        "10,000 services with 20 backends, {} MB: {took:?}",
+        text.len() / 1_000_000
+    );
+    assert_eq!(parsed.model.services.len(), 10_000);
+    assert!(parsed.model.services.iter().all(|service| service.backends.len() == 20));
+    assert_eq!(parsed.warnings, []);
+    assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
+/// Every backend is wrong, twice: errors cost no more than their lines.
+#[test]
+fn a_hundred_thousand_errors() {
+    let text = file(2_500, 20)
+        .replace("weight = 100", "weight = -1")
+        .replace("name = \"backend-", "name = \"-");
+    let start = Instant::now();
+    let errors = parse(&text, "f").unwrap_err();
+    let took = start.elapsed();
+    println!("{} errors: {took:?}", errors.as_slice().len());
+    assert_eq!(errors.as_slice().len(), 100_000);
+    assert!(errors.to_string().len() > 10_000_000);
+    assert!(took < Duration::from_secs(20), "{took:?}");
+}

@@ -7,7 +7,6 @@ mod good;
 mod large;
 
 use super::*;
-use crate::model;
 
 /// A file with every table, in which the cases of `bad_values` change one thing.
 const BASE: &str = r#"[node]
