@@ -15,7 +15,13 @@ pub(super) fn previous_prime(from: u32) -> Option<u32> {
 
 /// Whether `n` is a prime; by trial division, at most 2^16 of them.
 pub(super) fn is_prime(n: u32) -> bool {
-    n == 2 || n > 2 && n % 2 == 1 && (3..).step_by(2).take_while(|&d| d <= n / d).all(|d| n % d != 0)
+    n == 2
+        || n > 2
+            && !n.is_multiple_of(2)
+            && (3..)
+                .step_by(2)
+                .take_while(|&d| d <= n / d)
+                .all(|d| !n.is_multiple_of(d))
 }
 
 #[cfg(test)]

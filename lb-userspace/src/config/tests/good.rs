@@ -76,6 +76,25 @@ fn backend(name: &str, address: &str, weight: u32, forward: Forward) -> Backend 
 }
 
 #[test]
+fn the_example_of_the_design() {
+    let model = check_warnings(include_str!("../testdata/example.toml"), &[]);
+    let [web] = model.services.as_slice() else {
+        panic!("one service")
+    };
+    assert_eq!((web.name.as_str(), web.port, web.ring_size), ("web", 80, 65_537));
+    assert_eq!(web.backends, [backend("web-1", "10.0.0.11", 100, Forward::Ipip)]);
+    let health = web.health.as_ref().unwrap();
+    assert_eq!(
+        health.check,
+        Check::Http {
+            path: "/healthz".into(),
+            host: None
+        }
+    );
+    assert_eq!((health.port, health.interval), (80, Duration::from_millis(200)));
+}
+
+#[test]
 fn the_least_that_is_a_file() {
     let model = check_warnings("[node]\ninterfaces = [\"lo\"]\nhash_seed = 1\n", &[]);
     assert!(model.services.is_empty());

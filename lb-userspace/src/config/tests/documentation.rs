@@ -1,0 +1,52 @@
+//! What `docs/configuration.md` shows is true, and it leaves no key out.
+
+use super::{check_warnings, parse, table};
+
+const PAGE: &str = include_str!("../../../../docs/configuration.md");
+
+/// The code blocks that begin with ```` ```{kind} ````.
+fn blocks(kind: &str) -> Vec<&'static str> {
+    let start = format!("\n```{kind}\n");
+    PAGE.split(&start)
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect()
+}
+
+#[test]
+fn its_examples_are_right() {
+    let examples = blocks("toml");
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        assert!(!check_warnings(example, &[]).services.is_empty());
+    }
+}
+
+#[test]
+fn its_bad_example_has_the_errors_that_it_shows() {
+    let (bad, shown) = (blocks("toml bad"), blocks("text"));
+    let ([bad], [shown]) = (bad.as_slice(), shown.as_slice()) else {
+        panic!("one of each")
+    };
+    let errors = parse(bad, "edge.toml").unwrap_err();
+    assert_eq!(format!("{errors}\n"), *shown);
+}
+
+#[test]
+fn its_tables_have_every_key_and_no_other() {
+    let sections = [
+        ("## `[node]`", table::NODE),
+        ("## `[node.capacity]`", table::CAPACITY),
+        ("## `[[service]]`", table::SERVICE),
+        ("## `[service.health]`", table::HEALTH),
+        ("## `[[service.backend]]`", table::BACKEND),
+    ];
+    for (header, keys) in sections {
+        let section = PAGE.split(header).nth(1).unwrap().split("\n## ").next().unwrap();
+        let rows = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `"))
+            .filter_map(|row| row.split('`').next());
+        assert_eq!(rows.collect::<Vec<_>>(), keys, "{header}");
+    }
+}
