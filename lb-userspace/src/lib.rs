@@ -5,4 +5,4 @@
 
 pub mod config;
 pub mod model;
-pub mod ring;
+pub mod netlink;

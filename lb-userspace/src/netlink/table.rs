@@ -1,0 +1,422 @@
+//! What the kernel said, and what follows from it: no input or output, and time is passed in.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use lb_common::encap::Mac;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::neighbour::{self, Key, Neighbour};
+use super::route::{self, Route};
+use super::{Answer, Link, NextHop, Unreachable};
+
+/// How long an address may stay without its first answer while its neighbour is being asked for.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
+/// How often a stale neighbour is confirmed at most. The kernel does so to managed entries at the same pace.
+const REFRESH: Duration = Duration::from_secs(5);
+/// The kernel's own time for asking: three questions, a second apart.
+const ASKING: Duration = Duration::from_secs(3);
+/// The longest pause after a neighbour did not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// After so long without being asked for, a neighbour that fails is asked for at once.
+const FORGIVEN: Duration = Duration::from_secs(30);
+/// Every route is looked up again in this time, in case a change of it was not announced, or the announcement not understood.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Everything known.
+#[derive(Default)]
+pub(super) struct Table {
+    /// The neighbours' address when they are not to be asked for.
+    static_mac: Option<Mac>,
+    links: HashMap<u32, Link>,
+    neighbours: HashMap<Key, Neighbour>,
+    wanted: BTreeMap<IpAddr, Wanted>,
+    /// Addresses whose route must be looked up (again).
+    unrouted: BTreeSet<IpAddr>,
+    asked: HashMap<Key, Asked>,
+    /// The neighbours on whom an answer depends; nothing: to be found out.
+    needed: Option<BTreeSet<Key>>,
+    /// Whether an answer may have changed.
+    changed: bool,
+    swept: Option<(Instant, IpAddr)>,
+}
+
+/// One address that somebody wants to reach.
+struct Wanted {
+    since: Instant,
+    route: Option<Result<Route, Unreachable>>,
+    answer: Option<Answer>,
+}
+
+/// How a neighbour was asked for.
+struct Asked {
+    times: u32,
+    last: Instant,
+    /// The error number with which the kernel refused.
+    errno: Option<i32>,
+}
+
+impl Table {
+    /// An empty table. With `static_mac`, every neighbour has that address, and none is asked for.
+    pub(super) fn new(static_mac: Option<Mac>) -> Self {
+        Self {
+            static_mac,
+            ..Self::default()
+        }
+    }
+
+    /// Replaces the addresses that are wanted. What is known of those that stay is kept.
+    pub(super) fn want(&mut self, addresses: BTreeSet<IpAddr>, now: Instant) {
+        self.wanted.retain(|address, _| addresses.contains(address));
+        self.unrouted.retain(|address| addresses.contains(address));
+        for address in addresses {
+            self.wanted.entry(address).or_insert_with(|| {
+                self.unrouted.insert(address);
+                Wanted {
+                    since: now,
+                    route: None,
+                    answer: None,
+                }
+            });
+        }
+        self.needed = None;
+        self.changed = true;
+    }
+
+    /// Takes a list of every link and neighbour there is.
+    pub(super) fn replace(&mut self, snapshot: &[RouteNetlinkMessage]) {
+        self.neighbours.clear();
+        let mut gone: BTreeSet<u32> = self.links.keys().copied().collect();
+        for message in snapshot {
+            if let RouteNetlinkMessage::NewLink(link) = message {
+                gone.remove(&link.header.index);
+            }
+            self.apply(message);
+        }
+        for ifindex in gone {
+            self.links.remove(&ifindex);
+            self.needed = None;
+            self.unroute(AddressFamily::Unspec);
+        }
+        self.changed = true;
+    }
+
+    /// Doubts every route.
+    pub(super) fn doubt(&mut self) {
+        self.unroute(AddressFamily::Unspec);
+    }
+
+    /// Takes note of a change. True if an answer may depend on it.
+    pub(super) fn apply(&mut self, message: &RouteNetlinkMessage) -> bool {
+        use RouteNetlinkMessage as M;
+        let matters = match message {
+            M::NewLink(message) => match Link::from_message(message) {
+                Some(link) => self.link(link),
+                None => false,
+            },
+            M::DelLink(message) if message.header.interface_family == AddressFamily::Unspec => {
+                let ifindex = message.header.index;
+                self.neighbours.retain(|key, _| key.ifindex != ifindex);
+                self.needed = None;
+                self.links.remove(&ifindex).is_some() && self.unroute(AddressFamily::Unspec)
+            }
+            M::NewNeighbour(message) => match neighbour::read(message) {
+                Some((key, state)) => self.neighbours.insert(key, state) != Some(state),
+                None => false,
+            },
+            M::DelNeighbour(message) => match neighbour::read(message) {
+                Some((key, _)) => self.neighbours.remove(&key).is_some(),
+                None => false,
+            },
+            // The source that the kernel chooses may change with any address.
+            M::NewAddress(message) | M::DelAddress(message) => self.unroute(message.header.family),
+            M::NewRule(message) | M::DelRule(message) => self.unroute(message.header.family),
+            M::NewRoute(message) | M::DelRoute(message) => match route::prefix(message) {
+                Some((first, last)) => {
+                    let before = self.unrouted.len();
+                    self.unrouted
+                        .extend(self.wanted.range(first..=last).map(|(address, _)| *address));
+                    self.unrouted.len() > before
+                }
+                None => false,
+            },
+            _ => false,
+        };
+        self.changed |= matters;
+        matters
+    }
+
+    /// Up to `limit` addresses whose route is to be looked up now. They count as looked up from here on.
+    pub(super) fn take_unrouted(&mut self, limit: usize) -> Vec<IpAddr> {
+        let mut taken = Vec::new();
+        while taken.len() < limit
+            && let Some(address) = self.unrouted.pop_first()
+        {
+            taken.push(address);
+        }
+        taken
+    }
+
+    /// Takes note of the kernel's answer.
+    pub(super) fn routed(&mut self, address: IpAddr, route: Result<Route, Unreachable>) {
+        if let Some(wanted) = self.wanted.get_mut(&address) {
+            if wanted.route.as_ref() != Some(&route) {
+                wanted.route = Some(route);
+                self.needed = None;
+            }
+            // Also when nothing changed: it was passed over while it was being looked up.
+            self.changed = true;
+        }
+    }
+
+    /// Looks an address up again later.
+    pub(super) fn not_routed(&mut self, address: IpAddr) {
+        if self.wanted.contains_key(&address) {
+            self.unrouted.insert(address);
+        }
+    }
+
+    /// Whether routes are still to be looked up.
+    pub(super) fn has_unrouted(&self) -> bool {
+        !self.unrouted.is_empty()
+    }
+
+    /// Marks the next few addresses, so that all have their turn within [`SWEEP`].
+    pub(super) fn sweep(&mut self, now: Instant) {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let (last, from) = self.swept.map_or((now, None), |(last, from)| (last, Some(from)));
+        let share = now.duration_since(last).as_secs_f64() / SWEEP.as_secs_f64() * self.wanted.len() as f64;
+        if self.swept.is_some() && share < 1.0 {
+            return;
+        }
+        let count = (share as usize).clamp(1, self.wanted.len().max(1));
+        let after = from.map_or(Unbounded, Excluded);
+        let rest = self.wanted.range((after, Unbounded)).chain(self.wanted.iter());
+        let turn: Vec<IpAddr> = rest.take(count).map(|(address, _)| *address).collect();
+        if let Some(end) = turn.last() {
+            self.swept = Some((now, *end));
+        }
+        self.unrouted.extend(turn);
+    }
+
+    /// The neighbours to ask for now, at most `limit`, each with whether the kernel has an entry for it.
+    pub(super) fn take_due(&mut self, limit: usize, now: Instant) -> Vec<(Key, bool)> {
+        let mut due = Vec::new();
+        let needed = self.needed.take().unwrap_or_else(|| {
+            let needed = self.needed();
+            self.asked.retain(|key, _| needed.contains(key));
+            needed
+        });
+        for &key in &needed {
+            let state = self.neighbours.get(&key).copied();
+            let asked = self.asked.get(&key);
+            let since = asked.map(|asked| now.duration_since(asked.last));
+            let is_due = match state {
+                Some(Neighbour::Fixed(_) | Neighbour::Fresh(_) | Neighbour::Asked) => false,
+                Some(Neighbour::Stale(_)) => since.is_none_or(|since| since >= REFRESH),
+                Some(Neighbour::Failed | Neighbour::Unknown) | None => {
+                    since.is_none_or(|since| since >= pause(asked.map_or(0, |asked| asked.times)))
+                }
+            };
+            if !is_due {
+                continue;
+            }
+            if due.len() == limit {
+                break;
+            }
+            let asked = self.asked.entry(key).or_insert(Asked {
+                times: 0,
+                last: now,
+                errno: None,
+            });
+            let failing = state.is_none_or(|state| state.mac().is_none());
+            let forgiven = since.is_some_and(|since| since >= FORGIVEN);
+            asked.times = if failing && !forgiven {
+                asked.times + 1
+            } else {
+                u32::from(failing)
+            };
+            asked.last = now;
+            due.push((key, state.is_some()));
+        }
+        self.needed = Some(needed);
+        due
+    }
+
+    /// Takes note of the kernel's refusal to ask, or of its consent.
+    pub(super) fn asked(&mut self, key: Key, errno: Option<i32>) {
+        if let Some(asked) = self.asked.get_mut(&key) {
+            self.changed |= asked.errno != errno;
+            asked.errno = errno;
+        }
+    }
+
+    /// The answers that changed.
+    pub(super) fn take_changes(&mut self, now: Instant) -> Vec<(IpAddr, Answer)> {
+        let mut changes = Vec::new();
+        for (address, wanted) in &self.wanted {
+            if self.unrouted.contains(address) {
+                continue;
+            }
+            if let Some(answer) = self.answer(*address, wanted, now)
+                && wanted.answer.as_ref() != Some(&answer)
+            {
+                changes.push((*address, answer));
+            }
+        }
+        for (address, answer) in &changes {
+            if let Some(wanted) = self.wanted.get_mut(address) {
+                wanted.answer = Some(answer.clone());
+            }
+        }
+        changes
+    }
+
+    /// All answers given so far; what has none is not known yet.
+    pub(super) fn answers(&self) -> BTreeMap<IpAddr, Answer> {
+        let answer = |address, wanted: &Wanted| wanted.answer.clone().unwrap_or(Err(Unreachable::NotYet { address }));
+        self.wanted
+            .iter()
+            .map(|(address, wanted)| (*address, answer(*address, wanted)))
+            .collect()
+    }
+
+    /// Whether every address has an answer.
+    pub(super) fn is_complete(&self) -> bool {
+        self.wanted.values().all(|wanted| wanted.answer.is_some())
+    }
+
+    /// What is to be said of an address; nothing: it is being found out, and what was said last still holds.
+    fn answer(&self, address: IpAddr, wanted: &Wanted, now: Instant) -> Option<Answer> {
+        let route = match wanted.route.as_ref()? {
+            Ok(route) => route,
+            Err(error) => return Some(Err(error.clone())),
+        };
+        let ifindex = route.ifindex;
+        let Some(link) = self.links.get(&ifindex) else {
+            return Some(Err(Unreachable::NoInterface { address, ifindex }));
+        };
+        let interface = || link.name.clone();
+        let Some(source_mac) = link.mac else {
+            return Some(Err(Unreachable::NotEthernet {
+                address,
+                interface: interface(),
+            }));
+        };
+        if !(link.up && link.carrier) {
+            return Some(Err(Unreachable::InterfaceDown {
+                address,
+                interface: interface(),
+                carrier: link.carrier,
+            }));
+        }
+        let neighbour = route.gateway.unwrap_or(address);
+        let next_hop = |destination_mac| {
+            Some(Ok(NextHop {
+                ifindex,
+                source_mac,
+                destination_mac,
+                neighbour,
+                preferred_source: route.source,
+                mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
+            }))
+        };
+        if let Some(mac) = self.static_mac {
+            return next_hop(mac);
+        }
+        let key = Key {
+            ifindex,
+            address: neighbour,
+        };
+        let state = self.neighbours.get(&key).copied();
+        if let Some(mac) = state.and_then(Neighbour::mac) {
+            return next_hop(mac);
+        }
+        if state != Some(Neighbour::Failed) {
+            // The kernel forgot it and is being asked. No answer to that is not yet an answer.
+            if let Some(Ok(last)) = &wanted.answer
+                && (last.ifindex, last.neighbour) == (ifindex, neighbour)
+            {
+                return next_hop(last.destination_mac);
+            }
+            match self.asked.get(&key).and_then(|asked| asked.errno) {
+                Some(libc::ENOBUFS) => {
+                    return Some(Err(Unreachable::NeighbourTableFull {
+                        address,
+                        neighbour,
+                        interface: interface(),
+                    }));
+                }
+                Some(errno) => {
+                    return Some(Err(Unreachable::NeighbourRefused {
+                        address,
+                        neighbour,
+                        interface: interface(),
+                        errno,
+                    }));
+                }
+                None => {}
+            }
+            let waited = now.duration_since(self.asked.get(&key).map_or(now, |asked| asked.last).max(wanted.since));
+            if waited < FIRST_ANSWER && !matches!(wanted.answer, Some(Err(Unreachable::NoNeighbour { .. }))) {
+                return None;
+            }
+        }
+        Some(Err(Unreachable::NoNeighbour {
+            address,
+            neighbour,
+            interface: interface(),
+        }))
+    }
+
+    fn link(&mut self, link: Link) -> bool {
+        let matters = |link: &Link| (link.up, link.carrier, link.mac, link.mtu);
+        let ifindex = link.ifindex;
+        let after = matters(&link);
+        let before = self.links.insert(ifindex, link).as_ref().map(matters);
+        if before == Some(after) {
+            return false;
+        }
+        self.needed = None;
+        // Whoever did not answer before may do so now.
+        self.asked.retain(|key, _| key.ifindex != ifindex);
+        // A link that goes down takes its IPv4 routes with it, and that is not announced.
+        self.unroute(AddressFamily::Unspec)
+    }
+
+    /// Marks the addresses of one family, or all.
+    fn unroute(&mut self, family: AddressFamily) -> bool {
+        let concerned = |address: &&IpAddr| match family {
+            AddressFamily::Inet => address.is_ipv4(),
+            AddressFamily::Inet6 => address.is_ipv6(),
+            _ => true,
+        };
+        self.unrouted.extend(self.wanted.keys().filter(concerned));
+        true
+    }
+
+    /// The neighbours on whom an answer depends.
+    fn needed(&self) -> BTreeSet<Key> {
+        if self.static_mac.is_some() {
+            return BTreeSet::new();
+        }
+        let can_send = |link: &Link| link.up && link.carrier && link.mac.is_some();
+        let neighbour = |(address, wanted): (&IpAddr, &Wanted)| match &wanted.route {
+            Some(Ok(route)) if self.links.get(&route.ifindex).is_some_and(can_send) => Some(Key {
+                ifindex: route.ifindex,
+                address: route.gateway.unwrap_or(*address),
+            }),
+            _ => None,
+        };
+        self.wanted.iter().filter_map(neighbour).collect()
+    }
+}
+
+/// How long to wait between asking for the `times`-th time and the next.
+fn pause(times: u32) -> Duration {
+    match times {
+        0 => Duration::ZERO,
+        _ => ASKING + Duration::from_secs(1 << (times - 1).min(8)).min(LONGEST_PAUSE),
+    }
+}
