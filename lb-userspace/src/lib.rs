@@ -3,6 +3,6 @@
 //! A configuration change goes one way: file → [`config`] (as typed) → [`model`] (cannot be wrong) → plan (pure) → apply
 //! (makes no choice) → the maps.
 
-pub mod config;
+pub mod health;
 pub mod model;
 pub mod netlink;

@@ -168,7 +168,7 @@ pub struct Health {
 }
 
 /// What a probe does.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Check {
     /// Opens a TCP connection and closes it.
     Tcp,

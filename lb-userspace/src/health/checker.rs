@@ -1,0 +1,240 @@
+//! The thread that makes the probes.
+//!
+//! One thread, of its own: an `apply` that keeps the rest of the daemon busy delays no probe. It sleeps until the next probe is
+//! due, starts it as a light task, and takes in results as they come. The roster behind the mutex is all that it shares.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+
+use super::limits::probes_in_flight;
+use super::probe;
+use super::roster::{ProbeId, Roster};
+use super::{HealthEvent, LastProbe, Outcome, Status, Target, TargetId};
+
+/// How often this host's own faults are logged, at most.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Checks the health of a set of targets until it is dropped.
+pub struct Checker {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Why there is no checker.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The runtime of its thread could not be made.
+    #[error("cannot set up the health checks: {0}")]
+    Runtime(#[source] io::Error),
+    /// The thread could not be made.
+    #[error("cannot start the thread of the health checks: {0}")]
+    Thread(#[source] io::Error),
+}
+
+struct Shared {
+    roster: Mutex<Roster>,
+    /// The set of targets has changed, or it is time to stop.
+    changed: Notify,
+    stop: AtomicBool,
+}
+
+impl Checker {
+    /// Starts with no targets. `report` gets every change of state, in order, those of one moment together; it runs on
+    /// the checker's thread and must not block: hand them to an unbounded channel.
+    ///
+    /// Raise the limit of open files before ([`super::raise_file_limit`]): the number of probes in flight is bounded by what it is now.
+    pub fn start(report: impl FnMut(Vec<HealthEvent>) + Send + 'static) -> Result<Self, StartError> {
+        let shared = Arc::new(Shared {
+            roster: Mutex::new(Roster::new(fastrand::Rng::new())),
+            changed: Notify::new(),
+            stop: AtomicBool::new(false),
+        });
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(StartError::Runtime)?;
+        let engine = Engine::new(Arc::clone(&shared), probes_in_flight(), report);
+        let thread = std::thread::Builder::new().name("health".into());
+        let thread = thread.spawn(move || engine.run(&runtime)).map_err(StartError::Thread)?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Replaces the set of targets.
+    ///
+    /// Whoever is in both sets, with the same address, keeps its state, and its schedule too if the probe is the same. Removed
+    /// ones are probed no more once this returns, and probes of theirs under way are broken off. New ones are first probed
+    /// within the smaller of their interval and 100 ms (more where thousands start at once).
+    pub fn set(&self, targets: Vec<Target>) {
+        self.shared.roster().set(targets, Instant::now());
+        self.shared.changed.notify_one();
+    }
+
+    /// What is known of every target, sorted by service and backend.
+    pub fn snapshot(&self) -> Vec<Status> {
+        let mut all = self.shared.roster().snapshot();
+        all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+
+    /// What is known of one target.
+    pub fn status(&self, id: &TargetId) -> Option<Status> {
+        self.shared.roster().status(id)
+    }
+
+    /// How many different probes the targets need: those that want the same one share it.
+    pub fn probes(&self) -> usize {
+        self.shared.roster().probes()
+    }
+}
+
+impl Drop for Checker {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.changed.notify_one();
+        // A thread that panicked has said so already.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+impl Shared {
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Engine<R> {
+    shared: Arc<Shared>,
+    report: R,
+    most_in_flight: usize,
+    tasks: JoinSet<(ProbeId, LastProbe)>,
+    running: HashMap<ProbeId, AbortHandle>,
+    complaints: Complaints,
+}
+
+impl<R: FnMut(Vec<HealthEvent>)> Engine<R> {
+    fn new(shared: Arc<Shared>, most_in_flight: usize, report: R) -> Self {
+        Self {
+            shared,
+            report,
+            most_in_flight,
+            tasks: JoinSet::new(),
+            running: HashMap::new(),
+            complaints: Complaints::default(),
+        }
+    }
+
+    fn run(mut self, runtime: &Runtime) {
+        runtime.block_on(async {
+            while !self.shared.stop.load(Ordering::Acquire) {
+                let next = self.start_due();
+                let sleep = tokio::time::sleep_until(next.unwrap_or_else(Instant::now).into());
+                tokio::select! {
+                    () = self.shared.changed.notified() => self.break_off_unwanted(),
+                    Some(ended) = self.tasks.join_next() => self.take_in(ended),
+                    () = sleep, if next.is_some() => {}
+                }
+                self.report_changes();
+            }
+            self.tasks.shutdown().await;
+        });
+    }
+
+    /// Starts what is due. Returns when the next probe will be; nothing if there is none, or no room for one before another
+    /// has ended.
+    fn start_due(&mut self) -> Option<Instant> {
+        let mut roster = self.shared.roster();
+        let now = Instant::now();
+        while self.tasks.len() < self.most_in_flight {
+            let Some((id, job)) = roster.take_due(now) else {
+                return roster.next_due();
+            };
+            let task = self.tasks.spawn(async move { (id, probe::run(job).await) });
+            self.running.insert(id, task);
+        }
+        None
+    }
+
+    /// Takes in the result that has come, and those that have come with it.
+    fn take_in(&mut self, ended: Result<(ProbeId, LastProbe), JoinError>) {
+        let shared = Arc::clone(&self.shared);
+        let mut roster = shared.roster();
+        let mut next = Some(ended);
+        while let Some(ended) = next {
+            if let Some((id, result)) = self.result_of(ended) {
+                self.running.remove(&id);
+                if result.outcome == Outcome::Skipped {
+                    self.complaints.add(&result);
+                }
+                roster.record(id, result);
+            }
+            next = self.tasks.try_join_next();
+        }
+    }
+
+    /// A probe that was broken off has no result; one that panicked must not be waited for for ever.
+    fn result_of(&self, ended: Result<(ProbeId, LastProbe), JoinError>) -> Option<(ProbeId, LastProbe)> {
+        let error = match ended {
+            Ok(result) => return Some(result),
+            Err(error) if error.is_cancelled() => return None,
+            Err(error) => error,
+        };
+        let (id, _) = self.running.iter().find(|(_, task)| task.id() == error.id())?;
+        let result = LastProbe {
+            outcome: Outcome::Skipped,
+            text: "the probe crashed, which is a bug".into(),
+            took: Duration::ZERO,
+            at: Instant::now(),
+        };
+        Some((*id, result))
+    }
+
+    fn break_off_unwanted(&mut self) {
+        let roster = self.shared.roster();
+        self.running.retain(|id, task| {
+            let wanted = roster.wants(*id);
+            if !wanted {
+                task.abort();
+            }
+            wanted
+        });
+    }
+
+    fn report_changes(&mut self) {
+        let changes = self.shared.roster().take_changes();
+        if !changes.is_empty() {
+            (self.report)(changes);
+        }
+    }
+}
+
+/// Keeps this host's own faults from filling the log.
+#[derive(Default)]
+struct Complaints {
+    last: Option<Instant>,
+    since: u64,
+}
+
+impl Complaints {
+    fn add(&mut self, result: &LastProbe) {
+        self.since += 1;
+        let silent = |last| result.at.duration_since(last) < COMPLAINT_INTERVAL;
+        if self.last.is_some_and(silent) {
+            return;
+        }
+        tracing::warn!(probes = self.since, "health checks skipped: {}", result.text);
+        self.last = Some(result.at);
+        self.since = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests;

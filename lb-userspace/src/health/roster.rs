@@ -1,0 +1,331 @@
+//! Who is probed, when next, and what is known of everyone.
+//!
+//! Pure: it starts nothing and reads no clock. Targets that want the very same probe (a host that stands in five hundred
+//! services) share one; each keeps its own judge, so their rise and fall may differ.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::probe::Job;
+use super::{HealthEvent, Judge, LastProbe, Outcome, Status, Target, TargetId};
+use crate::model::Check;
+
+/// New probes start at most this close together, as long as the first interval allows it.
+const START_SPACING: Duration = Duration::from_micros(200);
+/// New probes are spread over at least this long, however few they are.
+const START_WINDOW: Duration = Duration::from_millis(100);
+
+/// A probe's number. Never used twice, so that what comes late for a removed probe finds nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ProbeId(u64);
+
+/// All targets, their probes and the order in which these are due.
+pub(super) struct Roster {
+    probes: HashMap<ProbeId, Probe>,
+    by_key: HashMap<ProbeKey, ProbeId>,
+    homes: HashMap<TargetId, ProbeId>,
+    /// One entry for each probe, unless it is overdue; entries of removed probes fall out when their time comes.
+    queue: BinaryHeap<Reverse<(Instant, ProbeId)>>,
+    changes: Vec<HealthEvent>,
+    next_id: u64,
+    rng: fastrand::Rng,
+}
+
+/// What makes two targets' probes the same probe.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ProbeKey {
+    address: SocketAddr,
+    check: Check,
+    interval: Duration,
+    timeout: Duration,
+    /// The bits of the jitter's `f64`, which itself cannot be a key.
+    jitter: u64,
+}
+
+struct Probe {
+    key: ProbeKey,
+    subscribers: BTreeMap<TargetId, Subscriber>,
+    running: bool,
+    /// It fell due while it was running: it starts again as soon as it ends.
+    overdue: bool,
+    /// Time from the first probe to the second, which spreads probes that began together over their interval.
+    first_gap: Option<Duration>,
+    last: Option<LastProbe>,
+}
+
+struct Subscriber {
+    judge: Judge,
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Roster {
+    pub(super) fn new(rng: fastrand::Rng) -> Self {
+        Self {
+            probes: HashMap::new(),
+            by_key: HashMap::new(),
+            homes: HashMap::new(),
+            queue: BinaryHeap::new(),
+            changes: Vec::new(),
+            next_id: 0,
+            rng,
+        }
+    }
+
+    /// Replaces the set of targets. Of two with the same id the later one counts.
+    pub(super) fn set(&mut self, wanted: Vec<Target>, now: Instant) {
+        let mut left = std::mem::take(&mut self.homes);
+        let mut born = Vec::new();
+        for target in wanted {
+            let key = ProbeKey::of(&target);
+            let home = left.remove(&target.id).or_else(|| self.homes.get(&target.id).copied());
+            let stays = home.filter(|home| self.by_key.get(&key) == Some(home));
+            if let Some(home) = stays {
+                self.retune(home, &target);
+                self.homes.insert(target.id, home);
+                continue;
+            }
+            let before = home.and_then(|home| self.leave(home, &target.id));
+            let subscriber = Subscriber::succeed(before, &target, now);
+            let home = *self.by_key.entry(key.clone()).or_insert_with(|| {
+                let id = ProbeId(self.next_id);
+                self.next_id += 1;
+                self.probes.insert(id, Probe::new(key));
+                born.push(id);
+                id
+            });
+            self.homes.insert(target.id.clone(), home);
+            self.join(home, target.id, subscriber, now);
+        }
+        for (id, home) in left {
+            self.leave(home, &id);
+        }
+        self.probes.retain(|_, probe| !probe.subscribers.is_empty());
+        self.by_key.retain(|_, id| self.probes.contains_key(id));
+        self.schedule_first(&born, now);
+    }
+
+    /// The next probe that is due, which from now on counts as running; nothing if none is.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<(ProbeId, Job)> {
+        while let Some(&Reverse((due, id))) = self.queue.peek() {
+            if due > now {
+                return None;
+            }
+            self.queue.pop();
+            let Some(probe) = self.probes.get_mut(&id) else {
+                continue;
+            };
+            if probe.running {
+                probe.overdue = true;
+                continue;
+            }
+            probe.running = true;
+            // A probe that could not start for a whole interval does not make up for what it missed.
+            let late = now.duration_since(due) > probe.key.interval;
+            let from = if late { now } else { due };
+            let gap = probe.first_gap.take().unwrap_or_else(|| probe.key.gap(self.rng.f64()));
+            self.queue.push(Reverse((from + gap, id)));
+            return Some((id, probe.job()));
+        }
+        None
+    }
+
+    /// When the next probe is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.queue.peek().map(|Reverse((due, _))| *due)
+    }
+
+    /// Takes in the result of a probe, for everyone who shares it. That of a removed probe is dropped.
+    pub(super) fn record(&mut self, id: ProbeId, result: LastProbe) {
+        let Some(probe) = self.probes.get_mut(&id) else { return };
+        probe.running = false;
+        if std::mem::take(&mut probe.overdue) {
+            self.queue.push(Reverse((result.at, id)));
+        }
+        for (target, subscriber) in &mut probe.subscribers {
+            let event = subscriber.record(target, probe.key.address, &result);
+            self.changes.extend(event);
+        }
+        probe.last = Some(result);
+    }
+
+    /// The changes of state since this was last called, in order.
+    pub(super) fn take_changes(&mut self) -> Vec<HealthEvent> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Whether a probe still has somebody who wants it.
+    pub(super) fn wants(&self, id: ProbeId) -> bool {
+        self.probes.contains_key(&id)
+    }
+
+    /// How many different probes there are.
+    pub(super) fn probes(&self) -> usize {
+        self.probes.len()
+    }
+
+    /// What is known of every target, in no order.
+    pub(super) fn snapshot(&self) -> Vec<Status> {
+        let of_probe = |probe: &'_ Probe| -> Vec<Status> {
+            let subscribers = probe.subscribers.iter();
+            subscribers
+                .map(|(id, subscriber)| probe.status(id, subscriber))
+                .collect()
+        };
+        self.probes.values().flat_map(of_probe).collect()
+    }
+
+    /// What is known of one target.
+    pub(super) fn status(&self, id: &TargetId) -> Option<Status> {
+        let probe = self.probes.get(self.homes.get(id)?)?;
+        Some(probe.status(id, probe.subscribers.get(id)?))
+    }
+
+    fn retune(&mut self, home: ProbeId, target: &Target) {
+        let probe = self.probes.get_mut(&home);
+        if let Some(subscriber) = probe.and_then(|probe| probe.subscribers.get_mut(&target.id)) {
+            subscriber.judge.retune(target.health.rise, target.health.fall);
+        }
+    }
+
+    fn leave(&mut self, home: ProbeId, id: &TargetId) -> Option<(SocketAddr, Subscriber)> {
+        let probe = self.probes.get_mut(&home)?;
+        Some((probe.key.address, probe.subscribers.remove(id)?))
+    }
+
+    /// A target that joins a probe others have already learns its last result at once.
+    fn join(&mut self, home: ProbeId, id: TargetId, mut subscriber: Subscriber, now: Instant) {
+        let Some(probe) = self.probes.get_mut(&home) else {
+            return;
+        };
+        if let Some(last) = &probe.last {
+            let known = LastProbe {
+                at: now,
+                ..last.clone()
+            };
+            self.changes.extend(subscriber.record(&id, probe.key.address, &known));
+        }
+        probe.subscribers.insert(id, subscriber);
+    }
+
+    /// The first probes come soon but not all at once, the second ones spread over the interval.
+    fn schedule_first(&mut self, born: &[ProbeId], now: Instant) {
+        let count = born.len().max(1) as f64;
+        let window = START_WINDOW.max(START_SPACING * born.len() as u32);
+        for (position, id) in born.iter().enumerate() {
+            let Some(probe) = self.probes.get_mut(id) else {
+                continue;
+            };
+            let interval = probe.key.interval;
+            let window = window.min(interval);
+            let share = position as f64 / count;
+            let first = now + window.mul_f64(share);
+            let second = now + window + interval.mul_f64(share);
+            probe.first_gap = Some(second.duration_since(first));
+            self.queue.push(Reverse((first, *id)));
+        }
+    }
+}
+
+impl ProbeKey {
+    fn of(target: &Target) -> Self {
+        let health = &target.health;
+        Self {
+            address: SocketAddr::new(target.address, health.port),
+            check: health.check.clone(),
+            interval: health.interval,
+            timeout: health.timeout,
+            jitter: health.jitter.to_bits(),
+        }
+    }
+
+    /// Time to the next probe; `random` is from 0 to 1. The mean over all is the interval.
+    fn gap(&self, random: f64) -> Duration {
+        let jitter = f64::from_bits(self.jitter).clamp(0.0, 0.5);
+        self.interval.mul_f64(1.0 + jitter * (2.0 * random - 1.0))
+    }
+}
+
+impl Probe {
+    fn new(key: ProbeKey) -> Self {
+        Self {
+            key,
+            subscribers: BTreeMap::new(),
+            running: false,
+            overdue: false,
+            first_gap: None,
+            last: None,
+        }
+    }
+
+    fn job(&self) -> Job {
+        let skipped_last = self.last.as_ref().is_some_and(|last| last.outcome == Outcome::Skipped);
+        Job {
+            address: self.key.address,
+            check: self.key.check.clone(),
+            timeout: self.key.timeout,
+            excuse_stall: !skipped_last,
+        }
+    }
+
+    fn status(&self, id: &TargetId, subscriber: &Subscriber) -> Status {
+        Status {
+            id: id.clone(),
+            address: self.key.address,
+            state: subscriber.judge.state(),
+            since: subscriber.judge.since(),
+            run: subscriber.judge.run(),
+            passed: subscriber.passed,
+            failed: subscriber.failed,
+            skipped: subscriber.skipped,
+            last: self.last.clone(),
+        }
+    }
+}
+
+impl Subscriber {
+    /// The same address under other settings keeps its verdict: a reload must not take a good backend out. Another address is
+    /// another server, of which nothing is known.
+    fn succeed(before: Option<(SocketAddr, Subscriber)>, target: &Target, now: Instant) -> Self {
+        let (rise, fall) = (target.health.rise, target.health.fall);
+        match before {
+            Some((address, mut subscriber)) if address.ip() == target.address => {
+                subscriber.judge.retune(rise, fall);
+                subscriber.judge.forget_run();
+                subscriber
+            }
+            _ => Self {
+                judge: match target.initial {
+                    Some(up) => Judge::resume(rise, fall, up, now),
+                    None => Judge::new(rise, fall, now),
+                },
+                passed: 0,
+                failed: 0,
+                skipped: 0,
+            },
+        }
+    }
+
+    fn record(&mut self, id: &TargetId, address: SocketAddr, result: &LastProbe) -> Option<HealthEvent> {
+        match result.outcome {
+            Outcome::Passed => self.passed += 1,
+            Outcome::Failed => self.failed += 1,
+            Outcome::Skipped => self.skipped += 1,
+        }
+        let transition = self.judge.record(result.outcome, result.at)?;
+        Some(HealthEvent {
+            id: id.clone(),
+            address,
+            transition,
+            reason: Arc::clone(&result.text),
+            at: result.at,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
