@@ -224,8 +224,8 @@ impl Roster {
             let window = window.min(interval);
             let share = position as f64 / count;
             let first = now + window.mul_f64(share);
-            let second = now + window + interval.mul_f64(share);
-            probe.first_gap = Some(second.duration_since(first));
+            let second = now + window + interval.mul_f64((position + 1) as f64 / count);
+            probe.first_gap = Some(second.duration_since(first).min(interval));
             self.queue.push(Reverse((first, *id)));
         }
     }

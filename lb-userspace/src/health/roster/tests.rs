@@ -240,6 +240,16 @@ fn a_probe_never_overlaps_itself() {
 }
 
 #[test]
+fn a_lone_target_keeps_its_interval() {
+    let start = Instant::now();
+    let mut roster = roster();
+    roster.set(vec![target("s", 1, health(1, 1))], start);
+    let starts = run(&mut roster, start, 3 * INTERVAL, |_| Outcome::Passed);
+    let starts: Vec<_> = starts.into_iter().map(|(at, _)| at).collect();
+    assert_eq!(starts, [0, 1, 2, 3].map(|n| n * INTERVAL));
+}
+
+#[test]
 fn missed_time_is_not_made_up_for() {
     let start = Instant::now();
     let mut roster = roster();

@@ -1,0 +1,139 @@
+//! What health checks cost: processor time of the checker for a number of probes a second, on loopback.
+//!
+//! `cargo run --release -p lb-userspace --example health_cost -- [http|tcp] [targets] [interval ms] [seconds] [dead]`. The servers are
+//! another process. Each target is an address of its own in 127.0.0.0/8, so that nothing is shared. With `dead`, nothing answers.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use lb_userspace::health::{Checker, State, Target, TargetId, raise_file_limit};
+use lb_userspace::model::{Check, Health};
+use nix::sys::resource::{UsageWho, getrusage};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+fn main() -> anyhow::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let arg = |n: usize, default: &str| args.get(n).map_or(default, String::as_str).to_owned();
+    raise_file_limit()?;
+    if arg(0, "http") == "serve" {
+        return serve();
+    }
+    let (kind, targets, interval) = (arg(0, "http"), arg(1, "1000").parse()?, arg(2, "1000").parse()?);
+    measure(
+        &kind,
+        targets,
+        Duration::from_millis(interval),
+        arg(3, "10").parse()?,
+        arg(4, "") == "dead",
+    )
+}
+
+fn measure(kind: &str, targets: u32, interval: Duration, seconds: u64, dead: bool) -> anyhow::Result<()> {
+    let mut server = Command::new(std::env::current_exe()?)
+        .arg("serve")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut port = String::new();
+    BufReader::new(server.stdout.take().context("no output")?).read_line(&mut port)?;
+    let check = match kind {
+        "tcp" => Check::Tcp,
+        _ => Check::Http {
+            path: "/healthz".into(),
+            host: None,
+        },
+    };
+    let health = Health {
+        check,
+        port: if dead { 9 } else { port.trim().parse()? },
+        interval,
+        timeout: interval / 2,
+        rise: 2,
+        fall: 3,
+        jitter: 0.1,
+    };
+    let target = |n| Target {
+        id: TargetId::new("s", &format!("b{n}")),
+        address: Ipv4Addr::from(0x7f01_0001 + n).into(),
+        health: health.clone(),
+        initial: None,
+    };
+
+    let changes = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&changes);
+    let checker = Checker::start(move |events| {
+        seen.fetch_add(events.len(), Ordering::Relaxed);
+    })?;
+    let set = Instant::now();
+    checker.set((0..targets).map(target).collect());
+    let set = set.elapsed();
+    std::thread::sleep(interval * 2);
+    let (start, before, probes_before) = (Instant::now(), cpu()?, probes(&checker));
+    std::thread::sleep(Duration::from_secs(seconds));
+    let (time, used, probes) = (start.elapsed(), cpu()? - before, probes(&checker) - probes_before);
+    let snapshot = Instant::now();
+    let all = checker.snapshot();
+    let snapshot = snapshot.elapsed();
+    let up = all.iter().filter(|status| status.state == State::Up).count();
+    let skipped: u64 = all.iter().map(|status| status.skipped).sum();
+    let failed: u64 = all.iter().map(|status| status.failed).sum();
+    println!(
+        "{kind}: {:.0} probes/s of {targets} targets, {:.1} % of a core, {:.0} µs a probe; up {up}, failed {failed}, \
+         skipped {skipped}, changes {}; set {set:?}, snapshot {snapshot:?}",
+        probes as f64 / time.as_secs_f64(),
+        used.as_secs_f64() / time.as_secs_f64() * 100.0,
+        used.as_secs_f64() * 1e6 / probes.max(1) as f64,
+        changes.load(Ordering::Relaxed),
+    );
+    // The server ends with its input.
+    drop(server.stdin.take());
+    server.wait()?;
+    Ok(())
+}
+
+fn probes(checker: &Checker) -> u64 {
+    let all = checker.snapshot();
+    all.iter()
+        .map(|status| status.passed + status.failed + status.skipped)
+        .sum()
+}
+
+/// Processor time of this process, its threads' and the kernel's for it.
+fn cpu() -> anyhow::Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let micros = |time: nix::sys::time::TimeVal| time.tv_sec() * 1_000_000 + time.tv_usec();
+    let total = micros(usage.user_time()) + micros(usage.system_time());
+    Ok(Duration::from_micros(total.try_into()?))
+}
+
+/// Answers on a port that it prints until its input ends.
+fn serve() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind("0.0.0.0:0".parse()?)?;
+        let listener = socket.listen(4096)?;
+        println!("{}", listener.local_addr()?.port());
+        std::io::stdout().flush()?;
+        let end = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+        let answer = async {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut request = [0; 1024];
+                    if stream.read(&mut request).await.is_ok_and(|read| read > 0) {
+                        let _ = stream
+                            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n")
+                            .await;
+                    }
+                });
+            }
+        };
+        tokio::select! { _ = end => {}, () = answer => {} }
+        Ok(())
+    })
+}
