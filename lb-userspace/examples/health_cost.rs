@@ -3,6 +3,7 @@
 //! `cargo run --release -p lb-userspace --example health_cost -- [http|tcp] [targets] [interval ms] [seconds] [dead]`. The servers are
 //! another process. Each target is an address of its own in 127.0.0.0/8, so that nothing is shared. With `dead`, nothing answers.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
@@ -90,6 +91,11 @@ fn measure(kind: &str, targets: u32, interval: Duration, seconds: u64, dead: boo
         used.as_secs_f64() * 1e6 / probes.max(1) as f64,
         changes.load(Ordering::Relaxed),
     );
+    let mut texts: BTreeMap<String, usize> = BTreeMap::new();
+    for last in all.into_iter().filter_map(|status| status.last) {
+        *texts.entry(last.text.to_string()).or_default() += 1;
+    }
+    println!("last results: {texts:?}");
     // The server ends with its input.
     drop(server.stdin.take());
     server.wait()?;

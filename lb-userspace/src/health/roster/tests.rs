@@ -266,7 +266,7 @@ fn missed_time_is_not_made_up_for() {
 fn a_new_set_keeps_what_is_the_same() {
     let start = Instant::now();
     let mut roster = roster();
-    roster.set(vec![target("s", 2, health(2, 3)), target("s", 1, health(2, 3))], start);
+    roster.set(vec![target("s", 1, health(2, 3)), target("s", 2, health(2, 3))], start);
     run(&mut roster, start, INTERVAL / 2, |_| Outcome::Passed);
     let due = roster.next_due();
     roster.take_changes();
