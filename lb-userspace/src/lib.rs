@@ -3,6 +3,6 @@
 //! A configuration change goes one way: file → [`config`] (as typed) → [`model`] (cannot be wrong) → plan (pure) → apply
 //! (makes no choice) → the maps.
 
-pub mod health;
+pub mod api;
 pub mod model;
 pub mod netlink;

@@ -1,0 +1,28 @@
+//! How `lbctl` and other programs speak with the daemon: HTTP/1.1 with JSON, on a unix socket.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`types`] | what the daemon shows of itself: status, services, counters |
+//! | [`names`] | the words from closed lists in them: protocols, modes, states |
+//! | [`report`] | what would change, what has changed, what is wrong with a file |
+//! | [`error`] | every failure, as the daemon says it and as a client reads it |
+//! | [`socket`] | the socket in the file system: who may open it, and whose it is |
+//! | [`server`] | HTTP on one side, the daemon's single loop on the other |
+//! | [`client`] | one request, one answer, and errors that say what to do |
+//!
+//! The JSON is stable: fields may be added, none is renamed, removed or given another meaning within `/v1`.
+//! `docs/api.md` shows every answer.
+
+pub mod client;
+pub mod error;
+pub mod names;
+pub mod report;
+pub mod server;
+pub mod socket;
+pub mod types;
+
+/// Where the daemon listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/lbd/lbd.sock";
+
+/// The longest request body in bytes: a configuration file of some 100,000 backends fits.
+pub const MAX_REQUEST: usize = 32 << 20;
