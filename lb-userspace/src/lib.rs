@@ -4,5 +4,6 @@
 //! (makes no choice) → the maps.
 
 pub mod api;
+pub mod cli;
 pub mod model;
 pub mod netlink;

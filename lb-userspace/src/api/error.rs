@@ -47,6 +47,20 @@ pub enum ErrorKind {
 const SUGGESTIONS: usize = 3;
 
 impl ErrorKind {
+    /// Its name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ErrorKind::InvalidRequest => "invalid_request",
+            ErrorKind::InvalidConfig => "invalid_config",
+            ErrorKind::NotFound => "not_found",
+            ErrorKind::Refused => "refused",
+            ErrorKind::TooLarge => "too_large",
+            ErrorKind::Timeout => "timeout",
+            ErrorKind::Unavailable => "unavailable",
+            ErrorKind::Internal => "internal",
+        }
+    }
+
     /// Its HTTP status.
     pub const fn status(self) -> u16 {
         match self {
@@ -148,6 +162,24 @@ mod tests {
         check("mail", &["web", "dns"], &[]);
         check("", &["web"], &[]);
         check("web", &[], &[]);
+    }
+
+    #[test]
+    fn kinds_have_one_name() {
+        use ErrorKind::*;
+        for kind in [
+            InvalidRequest,
+            InvalidConfig,
+            NotFound,
+            Refused,
+            TooLarge,
+            Timeout,
+            Unavailable,
+            Internal,
+        ] {
+            let json = serde_json::to_value(kind).expect("an enumeration without data is a string");
+            assert_eq!(json, kind.name());
+        }
     }
 
     #[test]

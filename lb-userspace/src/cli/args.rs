@@ -1,0 +1,212 @@
+//! What can be typed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::api::DEFAULT_SOCKET;
+
+/// Drives the load balancer lbd.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lbctl",
+    version,
+    about,
+    infer_subcommands = false,
+    arg_required_else_help = true
+)]
+#[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage.")]
+pub struct Arguments {
+    /// The daemon's socket
+    #[arg(long, global = true, env = "LBCTL_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Tables for people, or JSON for programs
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Colours; "auto": on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_enum, default_value_t = When::Auto, value_name = "WHEN")]
+    pub color: When,
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Checks a configuration file without a daemon; prints every error
+    Check {
+        /// The file; "-": standard input
+        file: PathBuf,
+    },
+    /// Shows what a configuration file would change, and changes nothing
+    Plan {
+        /// The file; "-": standard input
+        file: PathBuf,
+    },
+    /// Makes the running daemon serve a configuration file: all of it or nothing
+    Apply {
+        /// The file; "-": standard input
+        file: PathBuf,
+    },
+    /// Shows the node: configuration, interfaces, traffic, capacity, warnings
+    Status,
+    /// Shows services
+    #[command(subcommand)]
+    Service(ServiceVerb),
+    /// Overrides what the file says of a backend; it holds until it is taken back
+    #[command(subcommand)]
+    Backend(BackendVerb),
+    /// Shows packets and bytes by service and backend, and packets by reason
+    Stats {
+        /// Shows them again every so many seconds (1 unless told), with rates
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
+              value_parser = clap::value_parser!(u64).range(1..=3600))]
+        watch: Option<u64>,
+    },
+    /// Asks the loaded program which backend a flow has
+    Lookup {
+        /// The service
+        #[arg(long, value_name = "NAME")]
+        service: String,
+        /// The client's address and port
+        #[arg(long, value_name = "IP:PORT")]
+        src: SocketAddr,
+    },
+    /// Runs a capture's packets through the program, without daemon or interface (needs root)
+    Simulate(Simulation),
+    /// Prints a completion script: lbctl completions bash > /etc/bash_completion.d/lbctl
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What to show of the services.
+#[derive(Debug, Subcommand)]
+pub enum ServiceVerb {
+    /// Lists all services with their health and rates
+    List,
+    /// Shows one service with its backends
+    Show {
+        /// The service
+        name: String,
+    },
+}
+
+/// What to say of a backend.
+#[derive(Debug, Subcommand)]
+pub enum BackendVerb {
+    /// Gives it no new connections
+    Drain(BackendArguments),
+    /// Takes back a drain or disable
+    Enable(BackendArguments),
+    /// Gives it no packets at once
+    Disable(BackendArguments),
+    /// Gives it another weight than the file's
+    Weight {
+        /// Which one
+        #[command(flatten)]
+        backend: BackendArguments,
+        /// The weight, 0 to 65535; 0: no traffic
+        #[arg(value_parser = clap::value_parser!(u32).range(0..=65_535))]
+        weight: u32,
+    },
+    /// Takes back every override: all as the file has it
+    Reset(BackendArguments),
+}
+
+/// A backend, as two arguments.
+#[derive(Debug, Args)]
+pub struct BackendArguments {
+    /// The service
+    pub service: String,
+    /// The backend
+    pub backend: String,
+}
+
+/// What to simulate.
+#[derive(Clone, Debug, Args)]
+pub struct Simulation {
+    /// The configuration file; "-": standard input
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// A backend that is down; may be given several times
+    #[arg(long, value_name = "SERVICE/BACKEND")]
+    pub down: Vec<BackendName>,
+    /// The packets, as a pcap file
+    #[arg(long = "in", value_name = "A.pcap")]
+    pub input: PathBuf,
+    /// Where those that leave are written, as a pcap file
+    #[arg(long = "out", value_name = "B.pcap")]
+    pub output: Option<PathBuf>,
+    /// Largest IP packet that the interface sends, in bytes
+    #[arg(long, default_value_t = 1500, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65_535))]
+    pub mtu: u32,
+}
+
+/// A backend, as `SERVICE/BACKEND`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendName {
+    /// The service.
+    pub service: String,
+    /// The backend.
+    pub backend: String,
+}
+
+/// How answers are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs; stable.
+    Json,
+}
+
+/// Whether to do something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// If it fits.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl FromStr for BackendName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((service, backend)) if !service.is_empty() && !backend.is_empty() => Ok(Self {
+                service: service.to_owned(),
+                backend: backend.to_owned(),
+            }),
+            _ => Err("expected SERVICE/BACKEND, such as web/web-1".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_backend_is_named_by_service_and_name() {
+        let name: BackendName = "web/web-1".parse().expect("well-formed");
+        assert_eq!((name.service.as_str(), name.backend.as_str()), ("web", "web-1"));
+        for wrong in ["", "web", "/web-1", "web/", "/"] {
+            assert!(wrong.parse::<BackendName>().is_err(), "{wrong}");
+        }
+    }
+}
