@@ -206,16 +206,16 @@ fn state(backend: &BackendDetail, view: &View) -> (Tone, String) {
 fn notes(backend: &BackendDetail, view: &View) -> Vec<Cell> {
     let mut notes = Vec::new();
     if let Some(probe) = backend.last_probe.as_ref().filter(|probe| !probe.success) {
-        let ago = age(probe.ended_unix_ms, view.now_unix_ms);
+        let ago = match view.now_unix_ms.saturating_sub(probe.ended_unix_ms) {
+            ..1000 => "just now".to_owned(),
+            _ => age(probe.ended_unix_ms, view.now_unix_ms) + " ago",
+        };
         let tone = if backend.health == Health::Up {
             Tone::Warn
         } else {
             Tone::Bad
         };
-        notes.push(Cell::new(
-            tone,
-            format!("last probe failed {ago} ago: {}", probe.reason),
-        ));
+        notes.push(Cell::new(tone, format!("{} (last probe, {ago})", probe.reason)));
     }
     if let Some(why) = &backend.next_hop.unresolved {
         notes.push(Cell::new(Tone::Bad, format!("no next hop: {why}")));

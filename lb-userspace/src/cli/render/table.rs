@@ -279,7 +279,7 @@ mod tests {
         };
         assert_eq!(
             table.render(&view(30)),
-            "N     MEANING\nname  a sentence that is rat…\n"
+            "N     MEANING\nname  a sentence that is rath…\n"
         );
         assert_eq!(table.render(&view(25)), "N\nname\n");
     }

@@ -33,7 +33,7 @@ pub(super) fn bytes(number: u64) -> String {
 /// Something per second, without its unit: `0`, `0.4`, `812`, `1.24 M`.
 pub(super) fn rate(number: f64) -> String {
     if number > 0.0 && number < 10.0 {
-        return trimmed(format!("{number:.1}"));
+        return format!("{number:.1}");
     }
     scaled(number, 1000.0, &["", " k", " M", " G", " T", " P"])
 }
@@ -53,7 +53,8 @@ pub(super) fn percent(share: f64) -> String {
         0.0 => "0 %".to_owned(),
         percent if percent > 0.0 && percent < 0.05 => "<0.1 %".to_owned(),
         percent if (99.95..100.0).contains(&percent) => ">99.9 %".to_owned(),
-        percent => format!("{} %", trimmed(format!("{percent:.1}"))),
+        100.0 => "100 %".to_owned(),
+        percent => format!("{percent:.1} %"),
     }
 }
 
@@ -92,7 +93,7 @@ pub(super) fn age(then: u64, now: u64) -> String {
     seconds(now.saturating_sub(then) / 1000)
 }
 
-/// Microseconds: `312 µs`, `1.24 ms`, `2.5 s`.
+/// Microseconds: `312 µs`, `1.24 ms`, `2.50 s`.
 pub(super) fn micros(number: u64) -> String {
     scaled(number as f64, 1000.0, &[" µs", " ms", " s"])
 }
@@ -115,7 +116,7 @@ fn scaled(mut number: f64, step: f64, units: &[&str]) -> String {
     }
     let decimals = if unit == 0 { 0 } else { decimals(number) };
     let name = units.get(unit).copied().unwrap_or_default();
-    trimmed(format!("{number:.decimals$}")) + name
+    format!("{number:.decimals$}{name}")
 }
 
 fn decimals(number: f64) -> usize {
@@ -124,14 +125,6 @@ fn decimals(number: f64) -> usize {
         number if number < 99.95 => 1,
         _ => 0,
     }
-}
-
-/// Without zeros after the decimal point.
-fn trimmed(number: String) -> String {
-    if !number.contains('.') {
-        return number;
-    }
-    number.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 #[cfg(test)]
@@ -145,9 +138,9 @@ mod tests {
         assert_eq!(grouped(1000), "1,000");
         assert_eq!(grouped(u64::MAX), "18,446,744,073,709,551,615");
         assert_eq!(count(9_999), "9,999");
-        assert_eq!(count(10_000), "10 k");
+        assert_eq!(count(10_000), "10.0 k");
         assert_eq!(count(999_499), "999 k");
-        assert_eq!(count(999_500), "1 M");
+        assert_eq!(count(999_500), "1.00 M");
         assert_eq!(count(1_244_000), "1.24 M");
         assert_eq!(count(u64::MAX), "18.4 E");
         assert_eq!(rate(0.0), "0");
@@ -162,10 +155,10 @@ mod tests {
     fn bytes_are_binary() {
         assert_eq!(bytes(0), "0 B");
         assert_eq!(bytes(999), "999 B");
-        assert_eq!(bytes(1023), "1 KiB");
-        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(1023), "1.00 KiB");
+        assert_eq!(bytes(1536), "1.50 KiB");
         assert_eq!(bytes(3_661_000_000), "3.41 GiB");
-        assert_eq!(bytes(u64::MAX), "16 EiB");
+        assert_eq!(bytes(u64::MAX), "16.0 EiB");
     }
 
     #[test]
@@ -195,7 +188,7 @@ mod tests {
         assert_eq!(age(5_000, 1_000), "0 s");
         assert_eq!(micros(312), "312 µs");
         assert_eq!(micros(1_240), "1.24 ms");
-        assert_eq!(micros(2_500_000), "2.5 s");
+        assert_eq!(micros(2_500_000), "2.50 s");
         assert_eq!(millis(200), "200 ms");
         assert_eq!(millis(1500), "1.5 s");
     }

@@ -1,0 +1,456 @@
+//! Answers as a busy node would give them.
+
+use std::collections::BTreeMap;
+
+use lb_common::reason::Reason;
+use lb_userspace::api::report::*;
+use lb_userspace::api::types::*;
+
+/// The time at which all samples are looked at: 2026-03-01, 12:00 UTC.
+pub const NOW: u64 = 1_772_366_400_000;
+
+const MINUTE: u64 = 60_000;
+const HOUR: u64 = 60 * MINUTE;
+
+pub fn status() -> Status {
+    Status {
+        node: "edge-1".to_owned(),
+        version: "0.1.0".to_owned(),
+        pid: 4211,
+        uptime_seconds: 277_500,
+        generation: 7,
+        config: ConfigSource {
+            file: Some("/etc/lbd/edge.toml".to_owned()),
+            accepted_unix_ms: NOW - 2 * HOUR - 5 * MINUTE,
+            by: Acceptance::Apply,
+        },
+        interfaces: vec![
+            Interface {
+                name: "eth0".to_owned(),
+                ifindex: 2,
+                xdp_mode: AttachMode::Native,
+                program_id: 412,
+                mtu: 1500,
+                up: true,
+            },
+            Interface {
+                name: "eth1".to_owned(),
+                ifindex: 3,
+                xdp_mode: AttachMode::Generic,
+                program_id: 412,
+                mtu: 1500,
+                up: true,
+            },
+        ],
+        totals: Totals {
+            received: 41_283_911_020,
+            forwarded: 40_981_220_914,
+            passed: 302_411_006,
+            dropped: 279_100,
+            forwarded_bytes: 18_441_549_411_300,
+            received_per_second: 818_204.0,
+            rate: Rate {
+                packets_per_second: 812_345.0,
+                bits_per_second: 6.412e9,
+            },
+        },
+        services: 3,
+        backends: BackendCounts {
+            total: 9,
+            up: 7,
+            down: 1,
+            starting: 1,
+            draining: 1,
+            disabled: 0,
+            unresolved: 1,
+            serving: 5,
+        },
+        capacity: Capacity {
+            services: Usage {
+                used: 3,
+                total: 10_000,
+            },
+            backends: Usage {
+                used: 9,
+                total: 200_000,
+            },
+            ring_slots: Usage {
+                used: 196_611,
+                total: 262_144,
+            },
+        },
+        warnings: vec![
+            "eth1: attached in generic mode, since its driver (r8169) has no native XDP; expect a fraction of the speed".to_owned(),
+            "service mail: no backend serves; its packets are dropped".to_owned(),
+        ],
+    }
+}
+
+pub fn services() -> Vec<ServiceSummary> {
+    let summary = |name: &str, vip: &str, protocol, port, forward, total, serving, packets_per_second: f64| {
+        let rate = Rate {
+            packets_per_second,
+            bits_per_second: (packets_per_second * 987.0 * 8.0).round(),
+        };
+        ServiceSummary {
+            name: name.to_owned(),
+            vip: vip.parse().expect("an address"),
+            protocol,
+            port,
+            forward,
+            backends: BackendCounts {
+                total,
+                up: serving,
+                down: total - serving,
+                serving,
+                ..BackendCounts::default()
+            },
+            packets: (packets_per_second * 50_400.0) as u64,
+            bytes: (packets_per_second * 50_400.0 * 987.0) as u64,
+            rate,
+        }
+    };
+    vec![
+        summary("dns", "192.0.2.53", Protocol::Udp, 53, Forward::L2, 2, 2, 40_211.0),
+        summary("mail", "192.0.2.25", Protocol::Tcp, 25, Forward::Ipip, 3, 0, 0.0),
+        summary("web", "192.0.2.10", Protocol::Tcp, 80, Forward::Ipip, 4, 3, 771_890.0),
+        summary(
+            "web-v6",
+            "2001:db8::10",
+            Protocol::Tcp,
+            443,
+            Forward::Ipip,
+            20,
+            20,
+            244.6,
+        ),
+    ]
+}
+
+pub fn service() -> ServiceDetail {
+    let rate = |packets_per_second: f64| Rate {
+        packets_per_second,
+        bits_per_second: (packets_per_second * 987.0 * 8.0).round(),
+    };
+    let probe = |ago, success, reason: &str, rtt_us| Probe {
+        ended_unix_ms: NOW - ago,
+        success,
+        reason: reason.to_owned(),
+        rtt_us,
+    };
+    let hop = |mac: &str| NextHop {
+        interface: Some("eth0".to_owned()),
+        gateway: None,
+        mac: Some(mac.to_owned()),
+        unresolved: None,
+    };
+    let up = BackendDetail {
+        name: "web-1".to_owned(),
+        address: "10.0.0.11".parse().expect("an address"),
+        weight: 100,
+        configured_weight: 100,
+        forward: Forward::Ipip,
+        health: Health::Up,
+        health_since_unix_ms: Some(NOW - 77 * HOUR),
+        last_probe: Some(probe(120, true, "status 200", Some(312))),
+        admin: Admin::Enabled,
+        overridden: None,
+        slots: 43_690,
+        share: 43_690.0 / 65_537.0,
+        next_hop: hop("02:00:00:00:0a:0b"),
+        packets: 19_403_221_870,
+        bytes: 19_150_979_985_690,
+        rate: rate(514_593.0),
+    };
+    let down = BackendDetail {
+        name: "web-2".to_owned(),
+        address: "10.0.0.12".parse().expect("an address"),
+        health: Health::Down,
+        health_since_unix_ms: Some(NOW - 42_000),
+        last_probe: Some(probe(80, false, "connection refused", None)),
+        slots: 0,
+        share: 0.0,
+        next_hop: hop("02:00:00:00:0a:0c"),
+        packets: 11_002_918_121,
+        bytes: 10_859_880_185_427,
+        rate: Rate::default(),
+        ..up.clone()
+    };
+    let reweighted = BackendDetail {
+        name: "web-3".to_owned(),
+        address: "10.0.0.13".parse().expect("an address"),
+        weight: 50,
+        last_probe: Some(probe(20, true, "status 204", Some(1_240))),
+        overridden: Some(Override {
+            admin: None,
+            weight: Some(50),
+            since_unix_ms: NOW - 3 * MINUTE,
+        }),
+        slots: 21_847,
+        share: 21_847.0 / 65_537.0,
+        next_hop: hop("02:00:00:00:0a:0d"),
+        packets: 8_493_771_011,
+        bytes: 8_383_351_987_857,
+        rate: rate(257_297.0),
+        ..up.clone()
+    };
+    let draining = BackendDetail {
+        name: "web-4".to_owned(),
+        address: "10.0.1.14".parse().expect("an address"),
+        health: Health::Starting,
+        health_since_unix_ms: None,
+        last_probe: None,
+        admin: Admin::Draining,
+        overridden: Some(Override {
+            admin: Some(Admin::Draining),
+            weight: None,
+            since_unix_ms: NOW - 12 * MINUTE,
+        }),
+        slots: 0,
+        share: 0.0,
+        next_hop: NextHop {
+            interface: Some("eth0".to_owned()),
+            gateway: Some("10.0.0.1".parse().expect("an address")),
+            mac: None,
+            unresolved: Some("10.0.0.1 does not answer on eth0".to_owned()),
+        },
+        packets: 3_114,
+        bytes: 1_804_812,
+        rate: Rate::default(),
+        ..up.clone()
+    };
+    ServiceDetail {
+        name: "web".to_owned(),
+        vip: "192.0.2.10".parse().expect("an address"),
+        protocol: Protocol::Tcp,
+        port: 80,
+        forward: Forward::Ipip,
+        ring_size: 65_537,
+        hash: HashInput::FiveTuple,
+        tracking: Tracking::Adaptive,
+        check: Some(Check {
+            kind: "http".to_owned(),
+            target: Some("/healthz".to_owned()),
+            port: 80,
+            interval_ms: 200,
+            timeout_ms: 100,
+            rise: 2,
+            fall: 3,
+        }),
+        packets: [&up, &down, &reweighted, &draining]
+            .iter()
+            .map(|backend| backend.packets)
+            .sum(),
+        bytes: [&up, &down, &reweighted, &draining]
+            .iter()
+            .map(|backend| backend.bytes)
+            .sum(),
+        backends: vec![up, down, reweighted, draining],
+        rate: rate(771_890.0),
+    }
+}
+
+pub fn stats() -> Stats {
+    counters()
+}
+
+/// Counters that have grown by some percent.
+pub fn later_stats() -> Stats {
+    let mut stats = counters();
+    for backend in stats.services.iter_mut().flat_map(|service| &mut service.backends) {
+        backend.packets += backend.packets / 1_000_000;
+        backend.bytes += backend.bytes / 1_000_000;
+    }
+    for packets in stats.reasons.values_mut() {
+        *packets += *packets / 1_000_000;
+    }
+    stats.received = stats.reasons.values().sum();
+    stats
+}
+
+fn counters() -> Stats {
+    let service = |name: &str, backends: &[(&str, u64)]| {
+        let backends: Vec<BackendStats> = backends
+            .iter()
+            .map(|(name, packets)| BackendStats {
+                name: (*name).to_owned(),
+                packets: *packets,
+                bytes: packets * 987,
+            })
+            .collect();
+        ServiceStats {
+            name: name.to_owned(),
+            packets: backends.iter().map(|backend| backend.packets).sum(),
+            bytes: backends.iter().map(|backend| backend.bytes).sum(),
+            backends,
+        }
+    };
+    let services = vec![
+        service("dns", &[("dns-1", 1_013_221_004), ("dns-2", 1_010_115_790)]),
+        service("mail", &[("mail-1", 0)]),
+        service(
+            "web",
+            &[
+                ("web-1", 19_403_221_870),
+                ("web-2", 11_002_918_121),
+                ("web-3", 8_493_771_011),
+                ("web-4", 3_114),
+            ],
+        ),
+    ];
+    let forwarded = services.iter().map(|service| service.packets).sum();
+    let mut reasons: BTreeMap<String, u64> = Reason::ALL.iter().map(|reason| (reason.name().to_owned(), 0)).collect();
+    for (reason, packets) in [
+        (Reason::Forwarded, forwarded),
+        (Reason::NotAVip, 301_881_006),
+        (Reason::NotIp, 530_000),
+        (Reason::NoBackend, 279_004),
+        (Reason::Truncated, 96),
+    ] {
+        reasons.insert(reason.name().to_owned(), packets);
+    }
+    Stats {
+        services,
+        received: reasons.values().sum(),
+        reasons,
+    }
+}
+
+pub fn lookup() -> Lookup {
+    Lookup {
+        service: "web".to_owned(),
+        source: "198.51.100.7:40000".parse().expect("an address"),
+        destination: "192.0.2.10:80".parse().expect("an address"),
+        protocol: Protocol::Tcp,
+        reason: Reason::Forwarded.name().to_owned(),
+        backend: Some("web-1".to_owned()),
+        address: Some("10.0.0.11".parse().expect("an address")),
+        slot: 51_077,
+        ring_size: 65_537,
+    }
+}
+
+pub fn lookup_without_backend() -> Lookup {
+    Lookup {
+        reason: Reason::NoBackend.name().to_owned(),
+        backend: None,
+        address: None,
+        ..lookup()
+    }
+}
+
+pub fn plan() -> PlanReport {
+    let field = |field: &str, before: Option<&str>, after: Option<&str>| FieldChange {
+        field: field.to_owned(),
+        before: before.map(str::to_owned),
+        after: after.map(str::to_owned),
+    };
+    let change = |action, service: Option<&str>, backend: Option<&str>, fields| Change {
+        action,
+        service: service.map(str::to_owned),
+        backend: backend.map(str::to_owned),
+        fields,
+    };
+    PlanReport {
+        changes: vec![
+            change(
+                ChangeAction::Change,
+                None,
+                None,
+                vec![field("interfaces", Some("eth0"), Some("eth0, eth1"))],
+            ),
+            change(ChangeAction::Remove, Some("mail"), None, vec![]),
+            change(
+                ChangeAction::Change,
+                Some("web"),
+                None,
+                vec![field("health.interval", Some("1s"), Some("200ms"))],
+            ),
+            change(
+                ChangeAction::Add,
+                Some("web"),
+                Some("web-4"),
+                vec![
+                    field("address", None, Some("10.0.1.14")),
+                    field("weight", None, Some("100")),
+                ],
+            ),
+            change(
+                ChangeAction::Change,
+                Some("web"),
+                Some("web-3"),
+                vec![field("weight", Some("50"), Some("100"))],
+            ),
+        ],
+        rings: vec![RingChange {
+            service: "web".to_owned(),
+            moved: 21_904,
+            ring_size: 65_537,
+        }],
+        writes: BTreeMap::from([
+            ("backends".to_owned(), 4),
+            ("ring slots".to_owned(), 21_904),
+            ("services".to_owned(), 2),
+        ]),
+        warnings: vec![finding(14, 1, "service web: timeout and interval are equal")],
+    }
+}
+
+pub fn apply() -> ApplyReport {
+    ApplyReport {
+        generation: 8,
+        took_ms: 12,
+        plan: plan(),
+    }
+}
+
+pub fn backend_changed() -> BackendChanged {
+    BackendChanged {
+        service: "web".to_owned(),
+        backend: service().backends.remove(3),
+        warnings: vec!["no backend of service web serves now; its packets are dropped".to_owned()],
+    }
+}
+
+pub fn check() -> CheckReport {
+    CheckReport {
+        file: "edge.toml".to_owned(),
+        valid: false,
+        services: 0,
+        backends: 0,
+        errors: vec![finding(7, 13, "vip \"192.0.2.300\": not an IPv4 or IPv6 address")],
+        warnings: vec![],
+    }
+}
+
+pub fn finding(line: u32, column: u32, message: &str) -> Finding {
+    Finding {
+        line: Some(line),
+        column: Some(column),
+        message: message.to_owned(),
+    }
+}
+
+pub fn simulation() -> Vec<SimulatedPacket> {
+    let packet = |verdict, reason: Reason, to: Option<(&str, Option<&str>)>, len_in, len_out| SimulatedPacket {
+        verdict,
+        reason: reason.name().to_owned(),
+        service: to.map(|(service, _)| service.to_owned()),
+        backend: to.and_then(|(_, backend)| backend).map(str::to_owned),
+        len_in,
+        len_out,
+    };
+    vec![
+        packet(Verdict::Tx, Reason::Forwarded, Some(("web", Some("web-1"))), 74, 94),
+        packet(Verdict::Tx, Reason::Forwarded, Some(("web-v6", Some("web-3"))), 94, 134),
+        packet(Verdict::Pass, Reason::NotAVip, None, 60, 60),
+        packet(Verdict::Drop, Reason::NoBackend, Some(("mail", None)), 74, 74),
+        packet(
+            Verdict::Redirect,
+            Reason::Forwarded,
+            Some(("dns", Some("dns-1"))),
+            71,
+            71,
+        ),
+    ]
+}
