@@ -1,9 +1,14 @@
 //! The daemon `lbd` and its client `lbctl`.
 //!
-//! A configuration change goes one way: file → [`config`] (as typed) → [`model`] (cannot be wrong) → plan (pure) → apply
-//! (makes no choice) → the maps.
+//! A configuration change goes one way: file → [`config`] (as typed) → [`model`] (cannot be wrong) → [`plan`] (pure) →
+//! [`plan::apply`] (makes no choice) → the maps.
 
 pub mod api;
+pub mod bpf;
 pub mod cli;
+pub mod config;
+pub mod health;
 pub mod model;
 pub mod netlink;
+pub mod plan;
+pub mod ring;
