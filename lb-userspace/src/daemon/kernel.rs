@@ -1,0 +1,291 @@
+//! The daemon's hold on the kernel: the program on its interfaces, and plans carried out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lb_common::map::{ABI_VERSION, Meta, ServiceKey};
+use lb_common::reason::Reason;
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::bpf::instance::Instance;
+use crate::bpf::links::{self, AttachError};
+use crate::bpf::program::{self, Balancer, KernelError, Settings};
+use crate::bpf::tables::Lengths;
+use crate::model::{Capacity, Model, XdpMode};
+use crate::netlink::{XdpAttachment, link_by_name};
+use crate::plan::apply;
+use crate::plan::layout::Layout;
+use crate::plan::make::plan;
+use crate::plan::{Plan, PlanError, Scope, WantedService};
+
+/// Why the kernel does not do what is wanted.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// Program or maps.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// Interfaces.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// A table is full.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+/// The program, its maps and its links.
+pub struct Kernel {
+    object: &'static [u8],
+    instance: Instance,
+    settings: Settings,
+    /// The loaded program.
+    pub balancer: Balancer,
+    /// Names and indices of the interfaces that it is attached to.
+    pub interfaces: Vec<(String, u32)>,
+}
+
+/// What the program is to be loaded with for a configuration; `present` are the tables that are there.
+///
+/// Rings get what they need and room to grow, unless the configuration says how much; tables that are there and long enough
+/// are kept as they are.
+pub fn settings_for(model: &Model, present: Option<Lengths>) -> Settings {
+    let Capacity { services, backends, ring_slots } = model.node.capacity;
+    let needed: u64 = model.services.iter().map(|service| u64::from(service.ring_size).next_multiple_of(16)).sum();
+    let slots = ring_slots.unwrap_or_else(|| {
+        let comfortable = (2 * needed).next_power_of_two().max(LEAST_AUTO_SLOTS.into());
+        u32::try_from(comfortable).unwrap_or(MOST_AUTO_SLOTS).min(MOST_AUTO_SLOTS)
+    });
+    let mut lengths = Lengths::for_capacity(services, backends, slots);
+    if let Some(present) = present
+        && ring_slots.is_none()
+        && u64::from(present.slots) >= needed + needed / 4
+        && present.slots <= lengths.slots.max(Lengths::for_capacity(1, 1, LEAST_AUTO_SLOTS).slots) * 4
+    {
+        lengths.slots = present.slots;
+    }
+    Settings { lengths, hash_seed: model.node.hash_seed }
+}
+
+/// Slots of a ring table that nobody configured: 16 MiB.
+const LEAST_AUTO_SLOTS: u32 = 1 << 22;
+/// Slots of the largest: 4 GiB.
+const MOST_AUTO_SLOTS: u32 = 1 << 30;
+
+impl Kernel {
+    /// Loads the program with the maps that an earlier daemon left, or with new ones; it is not attached yet.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn open(object: &'static [u8], instance: Instance, model: &Model) -> Result<Self, ControlError> {
+        let folder = instance.pins.join(TABLES);
+        discard(&instance.pins.join(TABLES_NEW))?;
+        discard(&instance.pins.join(TABLES_OLD))?;
+        let settings = settings_for(model, program::pinned_lengths(&folder));
+        let mut attached = false;
+        if folder.exists() {
+            match program::fits(&folder, settings.lengths) {
+                Ok(()) => attached = true,
+                Err(why) => info!(why, "the tables that are there cannot be taken over: new ones are made"),
+            }
+        }
+        let folder = if attached || !folder.exists() { folder } else { instance.pins.join(TABLES_NEW) };
+        let mut balancer = Balancer::load_pinned(object, settings, &folder)?;
+        if !balancer.taken_over {
+            balancer.set_meta(Meta { abi_version: ABI_VERSION, ..Meta::default() })?;
+        }
+        Ok(Self { object, instance, settings, balancer, interfaces: Vec::new() })
+    }
+
+    /// Whether the tables are those of an earlier daemon.
+    pub fn taken_over(&self) -> bool {
+        self.balancer.taken_over
+    }
+
+    /// Whether a configuration needs the program loaded anew, or other tables.
+    pub fn needs_reload(&self, model: &Model) -> bool {
+        settings_for(model, Some(self.settings.lengths)) != self.settings
+    }
+
+    /// Plans the way to what is wanted.
+    ///
+    /// # Errors
+    /// If a table is full.
+    pub fn plan(&self, wanted: &[WantedService], scope: Scope) -> Result<Plan, PlanError> {
+        plan(&self.balancer.tables, wanted, scope)
+    }
+
+    /// Carries a plan out.
+    ///
+    /// # Errors
+    /// If a counter cannot be read or the maps' description not be written.
+    pub fn apply(&mut self, plan: &Plan) -> Result<(), KernelError> {
+        let used = apply::rows_used(plan);
+        let meta = self.balancer.meta()?;
+        if used > meta.rows_used {
+            self.balancer.set_meta(Meta { rows_used: used, ..meta })?;
+        }
+        apply::apply(plan, &self.balancer.tables, |row| self.balancer.raw_pair(row))
+    }
+
+    /// Puts the program on the interfaces, in place of what an earlier daemon put there, and takes it off all others.
+    /// Everything is attached or, on an error, what was attached before is.
+    ///
+    /// # Errors
+    /// If one interface does not take it.
+    pub async fn attach(&mut self, interfaces: &[String], mode: XdpMode) -> Result<(), ControlError> {
+        let before: Vec<u32> = self.interfaces.iter().map(|(_, ifindex)| *ifindex).collect();
+        let mut attached = Vec::new();
+        for name in interfaces {
+            let native = match link_by_name(name).await {
+                Ok(link) => link.xdp.map(|xdp| xdp.mode != XdpAttachment::Generic),
+                Err(_) => None,
+            };
+            match links::attach(&mut self.balancer, &self.instance.pins, name, mode, native) {
+                Ok(ifindex) => attached.push((name.clone(), ifindex)),
+                Err(error) => {
+                    if !before.is_empty() {
+                        links::detach_others(&self.instance.pins, &before)?;
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        for (_, ifindex) in &attached {
+            self.balancer.allow_redirect(*ifindex)?;
+        }
+        let keep: Vec<u32> = attached.iter().map(|(_, ifindex)| *ifindex).collect();
+        let detached = links::detach_others(&self.instance.pins, &keep)?;
+        if detached > 0 {
+            info!(detached, "taken off interfaces that are not configured any more");
+        }
+        self.interfaces = attached;
+        self.settle()?;
+        Ok(())
+    }
+
+    /// Makes the tables in use the ones that the next daemon finds.
+    fn settle(&mut self) -> Result<(), KernelError> {
+        let pins = &self.instance.pins;
+        let (current, new, old) = (pins.join(TABLES), pins.join(TABLES_NEW), pins.join(TABLES_OLD));
+        if !new.exists() {
+            return Ok(());
+        }
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| KernelError::File { path, source }
+        };
+        if current.exists() {
+            fs::rename(&current, &old).map_err(at(&current))?;
+        }
+        fs::rename(&new, &current).map_err(at(&new))?;
+        discard(&old)
+    }
+
+    /// Makes tables of other lengths, or with another seed, fills them, and puts a program that reads them in place of the
+    /// present one: every packet is handled by one of the two. Counters go on in sum; those of single backends too.
+    ///
+    /// # Errors
+    /// If it cannot be; then all is as it was.
+    pub async fn reload(&mut self, model: &Model, wanted: &[WantedService]) -> Result<(), ControlError> {
+        let folder = self.instance.pins.join(TABLES_NEW);
+        discard(&folder)?;
+        let settings = settings_for(model, Some(self.settings.lengths));
+        let made = Balancer::load_pinned(self.object, settings, &folder).map_err(ControlError::from);
+        let filled = made.and_then(|mut balancer| {
+            balancer.set_meta(Meta { abi_version: ABI_VERSION, ..Meta::default() })?;
+            let plan = plan(&balancer.tables, wanted, Scope::Everything)?;
+            balancer.set_meta(Meta { abi_version: ABI_VERSION, rows_used: apply::rows_used(&plan), ..Meta::default() })?;
+            apply::apply(&plan, &balancer.tables, |row| balancer.raw_pair(row))?;
+            Ok(balancer)
+        });
+        let balancer = match filled {
+            Ok(balancer) => balancer,
+            Err(error) => {
+                if let Err(error) = discard(&folder) {
+                    warn!(%error, "left behind");
+                }
+                return Err(error);
+            }
+        };
+        let old = std::mem::replace(&mut self.balancer, balancer);
+        self.settings = settings;
+        self.attach(&model.node.interfaces, model.node.xdp_mode).await?;
+        // Counted only now: until here packets were counted in the old maps.
+        self.continue_counters(&old)?;
+        Ok(())
+    }
+
+    fn continue_counters(&mut self, old: &Balancer) -> Result<(), KernelError> {
+        let reasons: [u64; Reason::COUNT] = old.reasons()?;
+        let (before, now) = (Layout::read(&old.tables), Layout::read(&self.balancer.tables));
+        for (key, service) in &now.services {
+            let Some(earlier) = before.services.get(key) else { continue };
+            for (number, identity) in service.identities.iter().enumerate().filter(|(_, identity)| **identity != 0) {
+                if let Some(position) = earlier.identities.iter().position(|other| other == identity) {
+                    let counted = old.pair(earlier.entry.backend_base() + position as u32)?;
+                    let row = service.entry.backend_base() + number as u32;
+                    let mut baseline = self.balancer.tables.baseline(row);
+                    baseline.packets = baseline.packets.wrapping_sub(counted.packets);
+                    baseline.bytes = baseline.bytes.wrapping_sub(counted.bytes);
+                    self.balancer.tables.set_baseline(row, baseline);
+                }
+            }
+        }
+        self.balancer.continue_reasons(&reasons)
+    }
+
+    /// How long the tables are.
+    pub fn lengths(&self) -> Lengths {
+        self.settings.lengths
+    }
+
+    /// Where a service's rows begin and which backends they are.
+    pub fn layout(&self) -> Layout {
+        Layout::read(&self.balancer.tables)
+    }
+}
+
+/// Which backends served in tables that were taken over: those that own at least one slot.
+pub fn serving(balancer: &Balancer, layout: &Layout, key: ServiceKey) -> Vec<u64> {
+    let Some(service) = layout.services.get(&key) else { return Vec::new() };
+    let mut owns = vec![false; service.identities.len()];
+    for n in 0..service.entry.ring_size {
+        let number = balancer.tables.slot(service.entry.ring_base() + n).current();
+        if let Some(owns) = owns.get_mut(usize::from(number)) {
+            *owns = true;
+        }
+    }
+    let owners = service.identities.iter().zip(owns).filter(|(identity, owns)| *owns && **identity != 0);
+    owners.map(|(identity, _)| *identity).collect()
+}
+
+/// Takes the program off all interfaces and removes its pins.
+///
+/// # Errors
+/// If a pin cannot be removed.
+pub fn detach(instance: &Instance) -> Result<usize, ControlError> {
+    let detached = links::detach_others(&instance.pins, &[])?;
+    for folder in [TABLES, TABLES_NEW, TABLES_OLD] {
+        discard(&instance.pins.join(folder))?;
+    }
+    match fs::remove_dir(&instance.pins) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(source) => return Err(KernelError::File { path: instance.pins.clone(), source }.into()),
+    }
+    Ok(detached)
+}
+
+const TABLES: &str = "tables";
+const TABLES_NEW: &str = "tables.new";
+const TABLES_OLD: &str = "tables.old";
+
+/// Removes a folder of pins, if it is there.
+fn discard(folder: &PathBuf) -> Result<(), KernelError> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(KernelError::File { path: folder.clone(), source: error })
+        }
+        _ => Ok(()),
+    }
+}

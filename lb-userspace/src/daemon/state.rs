@@ -1,0 +1,181 @@
+//! What must survive a crash: the configuration that was accepted last, and the operator's overrides.
+//!
+//! One JSON file, written beside its place, synced, and renamed into it: whenever the process or the machine stops, the old
+//! state is there or the new one.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::api::types::Admin;
+
+/// Why the state could not be read or kept.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// The file system.
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not what this daemon writes.
+    #[error("{path} is not a state file of this version ({problem}): move it away to start from the configuration file alone")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: serde_json::Error,
+    },
+}
+
+/// The state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// A configuration that came through the API after the start, if one did.
+    pub applied: Option<Applied>,
+    /// The operator's overrides: service, backend.
+    pub overrides: BTreeMap<String, BTreeMap<String, Override>>,
+}
+
+/// A configuration that came through the API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Applied {
+    /// Its text.
+    pub toml: String,
+    /// The file's name, as its sender gave it.
+    pub file: Option<String>,
+    /// When it was accepted.
+    pub accepted_unix_ms: u64,
+    /// XXH3-64 of the text of the file that the daemon was started with: as long as that is the same, this one is newer.
+    pub newer_than: u64,
+}
+
+/// What an operator has set differently from the file.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// `draining` or `disabled`.
+    pub admin: Option<Admin>,
+    /// Another weight.
+    pub weight: Option<u32>,
+    /// When it was last changed.
+    pub since_unix_ms: u64,
+}
+
+/// The file that holds the state.
+#[derive(Clone, Debug)]
+pub struct Store {
+    path: PathBuf,
+}
+
+impl Store {
+    /// The store in a folder.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self { path: folder.join("state.json") }
+    }
+
+    /// Reads the state; there is none before the first [`save`](Self::save).
+    ///
+    /// # Errors
+    /// If there is a file and it cannot be read.
+    pub fn load(&self) -> Result<State, StateError> {
+        let bytes = match fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
+            Err(source) => return Err(self.failed("read", &self.path, source)),
+        };
+        serde_json::from_slice(&bytes).map_err(|problem| StateError::Unreadable { path: self.path.clone(), problem })
+    }
+
+    /// Replaces the state; on the disk when this returns.
+    ///
+    /// # Errors
+    /// If it could not be written; then the old one is still there.
+    pub fn save(&self, state: &State) -> Result<(), StateError> {
+        let new = self.path.with_extension("json.new");
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&new)?;
+            serde_json::to_writer_pretty(&mut file, state)?;
+            file.write_all(b"\n")?;
+            file.sync_all()
+        };
+        write().map_err(|source| {
+            // What was written of it may fill the disk.
+            let _ = fs::remove_file(&new);
+            self.failed("write", &new, source)
+        })?;
+        fs::rename(&new, &self.path).map_err(|source| self.failed("replace", &self.path, source))?;
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let sync = || File::open(folder)?.sync_all();
+        sync().map_err(|source| self.failed("sync", folder, source))
+    }
+
+    /// Forgets the state.
+    ///
+    /// # Errors
+    /// If the file cannot be removed.
+    pub fn remove(&self) -> Result<(), StateError> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove", &self.path, error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(&self, action: &'static str, path: &Path, source: io::Error) -> StateError {
+        StateError::File { action, path: path.to_owned(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        let one = Override { admin: Some(Admin::Draining), weight: None, since_unix_ms: 7 };
+        State {
+            applied: Some(Applied { toml: "x".into(), file: None, accepted_unix_ms: 1, newer_than: 2 }),
+            overrides: [("web".to_owned(), [("web-1".to_owned(), one)].into())].into(),
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_and_half_a_file_changes_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::in_folder(folder.path());
+        assert_eq!(store.load().expect("no file is no state"), State::default());
+        store.save(&state()).expect("saved");
+        fs::write(folder.path().join("state.json.new"), "{ \"appl").expect("written");
+        assert_eq!(store.load().expect("loaded"), state());
+        store.remove().expect("removed");
+        assert_eq!(store.load().expect("loaded"), State::default());
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_written_leaves_the_old_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::in_folder(folder.path());
+        store.save(&state()).expect("saved");
+        fs::create_dir(folder.path().join("state.json.new")).expect("a folder in the way");
+        let error = store.save(&State::default()).expect_err("a folder is in the way");
+        assert!(error.to_string().starts_with("cannot write "), "{error}");
+        assert_eq!(store.load().expect("loaded"), state());
+    }
+
+    #[test]
+    fn a_strange_file_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("state.json"), "[]").expect("written");
+        let error = Store::in_folder(folder.path()).load().expect_err("not a state");
+        assert!(error.to_string().contains("state.json is not a state file"), "{error}");
+    }
+}
