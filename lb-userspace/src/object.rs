@@ -1,0 +1,26 @@
+//! The XDP programs' object files, embedded by the build script and aligned as an ELF reader wants them.
+
+use aya::include_bytes_aligned;
+
+/// The balancer.
+pub static BALANCE: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/balance"));
+
+/// The backends' decapsulator.
+pub static DECAP: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/decap"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_objects_are_aligned_bpf_with_types() {
+        for object in [BALANCE, DECAP] {
+            assert_eq!(object.as_ptr() as usize % 8, 0);
+            assert_eq!(&object[..4], b"\x7fELF");
+            // e_machine: EM_BPF.
+            assert_eq!(&object[18..20], &247u16.to_le_bytes());
+            assert!(object.windows(5).any(|name| name == b".BTF\0"));
+        }
+        assert_ne!(BALANCE, DECAP);
+    }
+}
