@@ -53,12 +53,12 @@ impl Record {
     /// `cargo xtask setup`.
     pub fn load() -> Result<Self> {
         let path = path();
-        let text = fs::read_to_string(&path).with_context(|| {
-            format!(
-                "the eBPF crate's toolchain is not set up ({}): {REMEDY}",
-                path.display()
-            )
-        })?;
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                bail!("the eBPF crate's toolchain is not set up: {REMEDY}")
+            }
+            text => text.with_context(|| format!("reading {}", path.display()))?,
+        };
         Self::parse(&text).with_context(|| format!("{} cannot be used: {REMEDY}", path.display()))
     }
 
