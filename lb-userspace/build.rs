@@ -18,7 +18,6 @@ fn main() -> Result<()> {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
     println!("cargo::rerun-if-changed={}", xtask::record::path().display());
-    println!("cargo::rerun-if-env-changed=CARGO_TARGET_DIR");
 
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
     let objects = match Record::load().and_then(|record| ebpf::build(&record)) {

@@ -112,9 +112,7 @@ fn cargo(args: &[&str]) -> Result<()> {
 /// The cargo that runs us, for work on the workspace.
 fn outer_cargo() -> Result<Command> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command
-        .current_dir(xtask::root())
-        .env("CARGO_TARGET_DIR", xtask::target_dir());
+    command.current_dir(xtask::root());
     // `cargo run` described xtask to us. A test or a program must not take that for itself.
     for (key, _) in std::env::vars_os() {
         if key

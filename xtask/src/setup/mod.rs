@@ -243,28 +243,24 @@ fn fetch(progress: &Progress, record: &Record) -> Result<()> {
     let mut ours = Command::new(our_cargo()?);
     ebpf::scrub(&mut ours);
     ours.current_dir(xtask::root()).args(["fetch", "--locked"]);
-    progress.run(
-        "cargo fetch",
-        "the daemon's crates, so that later builds need no network",
-        &mut ours,
-    )?;
-
     let mut theirs = ebpf::cargo(record);
-    theirs
-        .args([
-            "fetch",
-            "--locked",
-            "-Zbuild-std=core",
-            "--target",
-            ebpf::TARGET,
-            "--manifest-path",
-        ])
-        .arg(ebpf::manifest());
-    progress.run(
-        "cargo fetch for BPF",
-        "the eBPF programs' crates and those of `core`",
-        &mut theirs,
-    )
+    theirs.args(["fetch", "--locked", "-Zbuild-std=core", "--target", ebpf::TARGET]);
+    theirs.arg("--manifest-path").arg(ebpf::manifest());
+
+    progress
+        .run(
+            "cargo fetch",
+            "the daemon's crates, so that later builds need no network",
+            &mut ours,
+        )
+        .and_then(|()| {
+            progress.run(
+                "cargo fetch for BPF",
+                "the eBPF programs' crates and those of `core`",
+                &mut theirs,
+            )
+        })
+        .context("crates cannot be fetched; connect the machine to the network once and run this again")
 }
 
 /// A digest of the lock files, by which a change to them is noticed.
