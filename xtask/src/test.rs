@@ -90,11 +90,17 @@ struct Parser {
     total: Tally,
     /// The tests of the program that is running now, by their own lines.
     running: Option<Tally>,
+    /// What follows is what failed tests printed, which may look like anything.
+    quoting: bool,
 }
 
 impl Parser {
     fn line(&mut self, line: &str) {
         let line = line.trim();
+        if self.quoting && !line.starts_with("test result: FAILED. ") {
+            return;
+        }
+        self.quoting = line == "failures:" && self.running.is_some();
         if let Some(result) = line.strip_prefix("test result: ").and_then(result) {
             self.total += result;
             self.running = None;
@@ -215,5 +221,9 @@ mod tests {
         let chatty = "running 1 test\nrunning late\ntest result: pending\ntest a ... ok\n\
                       test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
         check(chatty, true, "1 passed, 0 failed");
+        let quoting = "running 1 test\ntest a ... FAILED\n\nfailures:\n\n---- a stdout ----\nrunning 2 tests\ntest b ... ok\n\
+                       test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n\nfailures:\n    a\n\n\
+                       test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        check(&format!("{quoting}{chatty}"), false, "1 passed, 1 failed");
     }
 }
