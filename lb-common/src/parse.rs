@@ -280,7 +280,7 @@ fn load_alone<T: AnyBitPattern>(header: &[u8], at: usize) -> T {
 
 /// A field of a header whose bounds are already checked, in the machine's own byte order.
 #[inline(always)]
-fn load<T: AnyBitPattern>(header: &[u8], at: usize) -> T {
+pub(crate) fn load<T: AnyBitPattern>(header: &[u8], at: usize) -> T {
     debug_assert!(at + size_of::<T>() <= header.len());
     let field = header[at..].as_ptr().cast::<T>();
     // SAFETY: `at` is a field of the header, which `header` covers. On BPF the read is made as if it were aligned: the
