@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod cli;
 pub mod config;
 pub mod health;
+pub mod backend;
 pub mod model;
 pub mod netlink;
 pub mod plan;

@@ -1,0 +1,106 @@
+//! While it runs: the decapsulator knows this host's addresses, and people can ask for the counters.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::BackendError;
+use super::host::{Host, Interface};
+use super::output::{caution, say};
+use super::program::Decapsulator;
+
+/// How often to look after things that no message tells of.
+const LOOK_AFTER: Duration = Duration::from_secs(5);
+
+/// The signals that end the program in good order, and the one that asks for the counters.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    user: Signal,
+}
+
+impl Signals {
+    /// From now on these signals do not kill the process.
+    pub(super) fn catch() -> Result<Self, BackendError> {
+        let catch = |kind| {
+            signal(kind).map_err(|source| BackendError::System {
+                what: "a signal's handler",
+                source,
+            })
+        };
+        Ok(Signals {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+            hang_up: catch(SignalKind::hangup())?,
+            user: catch(SignalKind::user_defined1())?,
+        })
+    }
+}
+
+/// Runs until a signal ends it.
+pub(super) async fn serve(
+    host: &mut Host,
+    interfaces: &[Interface],
+    decapsulator: &mut Decapsulator,
+    mut signals: Signals,
+) -> Result<(), BackendError> {
+    let count = learn_addresses(host, decapsulator).await?;
+    say!("ready: unwraps IP in IP that is sent to any of this host's {count} addresses, for the VIPs named");
+    say!("stop with SIGTERM or Ctrl-C, which undo all of it; SIGUSR1 prints the counters");
+    let mut look_after = interval(LOOK_AFTER);
+    look_after.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut lost: Vec<u32> = Vec::new();
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
+            _ = signals.hang_up.recv() => return Ok(()),
+            _ = signals.user.recv() => decapsulator.say_counters(),
+            () = host.changed() => {
+                if let Err(error) = learn_addresses(host, decapsulator).await {
+                    caution!("{error}");
+                }
+            }
+            _ = look_after.tick() => {
+                if let Err(error) = learn_addresses(host, decapsulator).await {
+                    caution!("{error}");
+                }
+                warn_of_lost(host, interfaces, decapsulator.id(), &mut lost).await;
+            }
+        }
+    }
+}
+
+/// Loopback addresses are left out: no tunnel's packet may come from the wire for them.
+async fn learn_addresses(host: &Host, decapsulator: &mut Decapsulator) -> Result<usize, BackendError> {
+    let mut addresses: Vec<_> = host.addresses().await?.into_iter().map(|found| found.address).collect();
+    addresses.retain(|address| !address.is_loopback());
+    addresses.sort();
+    addresses.dedup();
+    let count = addresses.len();
+    decapsulator.set_locals(addresses)?;
+    Ok(count)
+}
+
+/// Says once that an interface is gone or has lost the program.
+async fn warn_of_lost(host: &Host, interfaces: &[Interface], id: u32, lost: &mut Vec<u32>) {
+    let Ok(now) = host.interfaces().await else { return };
+    for interface in interfaces
+        .iter()
+        .filter(|interface| !lost.contains(&interface.index))
+        .collect::<Vec<_>>()
+    {
+        let attached = now
+            .iter()
+            .any(|found| found.index == interface.index && found.program == Some(id));
+        if !attached {
+            caution!(
+                "{}: the decapsulator is no longer attached, tunnelled packets are not unwrapped",
+                interface.name
+            );
+            lost.push(interface.index);
+        }
+    }
+}
