@@ -6,7 +6,11 @@ pub(crate) const MACS: [u8; 12] = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
 
 /// An Ethernet frame around an IP packet.
 pub(crate) fn ethernet(macs: [u8; 12], packet: &[u8]) -> Vec<u8> {
-    let ethertype: [u8; 2] = if packet[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xDD] };
+    let ethertype: [u8; 2] = if packet[0] >> 4 == 4 {
+        [0x08, 0x00]
+    } else {
+        [0x86, 0xDD]
+    };
     [&macs[..], &ethertype, packet].concat()
 }
 
@@ -42,7 +46,13 @@ pub(crate) fn tunnel(source: &str, destination: &str, class: u8, inner: &[u8]) -
 /// A UDP datagram in IP.
 pub(crate) fn udp(source: &str, destination: &str, ports: (u16, u16), class: u8, data: &[u8]) -> Vec<u8> {
     let length = 8 + data.len() as u16;
-    let mut datagram = [ports.0.to_be_bytes(), ports.1.to_be_bytes(), length.to_be_bytes(), [0, 0]].concat();
+    let mut datagram = [
+        ports.0.to_be_bytes(),
+        ports.1.to_be_bytes(),
+        length.to_be_bytes(),
+        [0, 0],
+    ]
+    .concat();
     datagram.extend(data);
     let mut summed = Vec::new();
     for address in [source, destination] {

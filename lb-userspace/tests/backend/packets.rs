@@ -112,7 +112,9 @@ fn unwraps_a_frame_written_by_hand() {
     let outer = "45 00 00 31 00 00 40 00 40 04 26 c7 0a 00 00 01 0a 00 00 02";
     let inner = "45 02 00 1d 12 34 40 00 3f 11 3d 55 c6 33 64 07 c0 00 02 0a 04 d2 00 35 00 09 00 00 78";
     let bytes = |text: String| -> Vec<u8> {
-        text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+        text.split_whitespace()
+            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+            .collect()
     };
     let mut program = Program::load();
     let frame = bytes(format!("{macs} 08 00 {outer} {inner}"));
@@ -129,7 +131,13 @@ fn steps_over_the_encapsulation_limit() {
     ] {
         let options = [&[protocol, 0, 4, 1, 4, 1, 1, 0], &inner[..]].concat();
         let frame = ethernet(MACS, &ip(EDGE_V6, HOST_V6, 60, 0, &options));
-        program.check("limit", &frame, DecapReason::Unwrapped, XDP_PASS, &ethernet(MACS, &inner));
+        program.check(
+            "limit",
+            &frame,
+            DecapReason::Unwrapped,
+            XDP_PASS,
+            &ethernet(MACS, &inner),
+        );
     }
 }
 
@@ -149,7 +157,13 @@ fn carries_congestion_marks_over() {
             let packet = udp(client, vip, (1234, 53), inner, b"odd");
             let frame = ethernet(MACS, &tunnel(edge, host, outer, &packet));
             let what = format!("inner {inner}, outer {outer}");
-            program.check(&what, &frame, DecapReason::Unwrapped, XDP_PASS, &ethernet(MACS, &packet));
+            program.check(
+                &what,
+                &frame,
+                DecapReason::Unwrapped,
+                XDP_PASS,
+                &ethernet(MACS, &packet),
+            );
         }
         let frame = ethernet(MACS, &tunnel(edge, host, 3, &udp(client, vip, (1234, 53), 0, b"odd")));
         program.check("not ECN-capable", &frame, DecapReason::CongestionLost, XDP_DROP, &frame);
@@ -163,10 +177,18 @@ fn leaves_everything_else_as_it_is() {
     for (edge, host, client, vip) in PAIRS {
         let inner = udp(client, vip, (1, 2), 0, b"x");
         let other = if host == HOST_V4 { "10.0.0.3" } else { "2001:db8::3" };
-        passes("not local", &ethernet(MACS, &tunnel(edge, other, 0, &inner)), DecapReason::NotLocal);
+        passes(
+            "not local",
+            &ethernet(MACS, &tunnel(edge, other, 0, &inner)),
+            DecapReason::NotLocal,
+        );
         let other = if vip == VIP_V4 { "192.0.2.11" } else { "2001:db8:1::b" };
         let not_vip = udp(client, other, (1, 2), 0, b"x");
-        passes("not a VIP", &ethernet(MACS, &tunnel(edge, host, 0, &not_vip)), DecapReason::NotAVip);
+        passes(
+            "not a VIP",
+            &ethernet(MACS, &tunnel(edge, host, 0, &not_vip)),
+            DecapReason::NotAVip,
+        );
         // A VIP is not a place where tunnels end, and this host's address is not a VIP.
         passes("plain", &ethernet(MACS, &inner), DecapReason::NotATunnel);
     }
@@ -176,7 +198,11 @@ fn leaves_everything_else_as_it_is() {
     for (frame, header_len) in [(&v4, 20), (&v6, 40)] {
         // The kernel refuses test frames shorter than an Ethernet header.
         for length in 14..frame.len() {
-            passes(&format!("first {length} bytes"), &frame[..length], DecapReason::Truncated);
+            passes(
+                &format!("first {length} bytes"),
+                &frame[..length],
+                DecapReason::Truncated,
+            );
         }
         // An outer header that says how short it is: the inner header ends in it.
         for carried in 0..20 {
@@ -201,7 +227,19 @@ fn leaves_everything_else_as_it_is() {
     passes("fragment", &changed(20, 0x20), DecapReason::OuterFragment);
     passes("inner version", &changed(34, 0x65), DecapReason::BadInnerHeader);
     let too_long = changed(37, 0xFF);
-    program.check("inner length", &too_long, DecapReason::InnerTooLong, XDP_DROP, &too_long);
+    program.check(
+        "inner length",
+        &too_long,
+        DecapReason::InnerTooLong,
+        XDP_DROP,
+        &too_long,
+    );
     let padded = [&too_long[..], &[0; 300]].concat();
-    program.check("inner length into padding", &padded, DecapReason::InnerTooLong, XDP_DROP, &padded);
+    program.check(
+        "inner length into padding",
+        &padded,
+        DecapReason::InnerTooLong,
+        XDP_DROP,
+        &padded,
+    );
 }
