@@ -70,7 +70,10 @@ fn unwrap(ctx: &XdpContext, how: &Unwrap) -> DecapReason {
         start.add(12).cast::<u16>().write(how.ethertype);
         match how.remark {
             Remark::None => return DecapReason::Unwrapped,
-            Remark::V4 { start: halfword, checksum } => {
+            Remark::V4 {
+                start: halfword,
+                checksum,
+            } => {
                 start.add(ETH_LEN).cast::<u16>().write(halfword);
                 start.add(ETH_LEN + 10).cast::<u16>().write(checksum);
             }

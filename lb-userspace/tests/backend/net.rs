@@ -181,6 +181,31 @@ pub(crate) fn sysctl(name: &str) -> String {
         .to_owned()
 }
 
+/// The command line that [`role_process`] has.
+const ROLE_ARGUMENTS: &str = "EDGELB_ROLE_ARGUMENTS";
+
+/// No test, but what `lbd backend` does, with this program's own code: [`Role`] starts it as a process of its own.
+#[test]
+#[ignore = "the role itself, which the tests start"]
+fn role_process() {
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        backend: lb_userspace::backend::BackendArgs,
+    }
+    let Ok(arguments) = std::env::var(ROLE_ARGUMENTS) else {
+        return;
+    };
+    let cli: Cli = clap::Parser::parse_from(std::iter::once("backend").chain(arguments.split_whitespace()));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    if let Err(error) = runtime.block_on(cli.backend.execute(&crate::object())) {
+        panic!("{error}: {error:?}");
+    }
+}
+
 /// The backend role as a process of its own.
 pub(crate) struct Role {
     child: Child,
@@ -199,15 +224,12 @@ impl Role {
 
     /// Starts it, with standard error and standard output in one.
     pub(crate) fn spawn(arguments: &str) -> Self {
-        let program = std::env::current_exe()
-            .unwrap()
-            .parent()
-            .unwrap()
-            .with_file_name("examples/backend");
+        let this = std::env::current_exe().unwrap();
         let mut command = Command::new("sh");
         command
-            .args(["-c", &format!("exec {} {arguments} 2>&1", program.display())])
-            .env("EDGELB_DECAP", crate::object_path())
+            .args(["-c", "exec \"$0\" --exact net::role_process --ignored --nocapture 2>&1"])
+            .arg(this)
+            .env(ROLE_ARGUMENTS, arguments)
             .stdout(Stdio::piped());
         let die_with_parent = || nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into);
         // SAFETY: one system call between fork and exec, which allocates nothing.
