@@ -110,6 +110,15 @@ impl Net {
     }
 }
 
+impl Drop for Net {
+    fn drop(&mut self) {
+        // A test that failed may have left a record in /run/lbd, which would outlive the namespace. A failed setns leaves
+        // the thread on the client's side, where there is nothing to remove.
+        let _ = setns(&self.backend, CloneFlags::CLONE_NEWNET);
+        Role::spawn("--remove").end();
+    }
+}
+
 /// A packet socket on `cli0`.
 pub(crate) struct Wire {
     socket: OwnedFd,
