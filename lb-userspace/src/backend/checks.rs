@@ -53,6 +53,9 @@ pub(super) async fn interfaces(host: &Host, options: &Options) -> Result<Vec<Int
         if found.loopback {
             return Err(BackendError::Loopback(name.clone()));
         }
+        if !found.ethernet {
+            return Err(BackendError::NotEthernet(name.clone()));
+        }
         match found.program {
             Some(id) => Err(BackendError::ForeignProgram {
                 interface: name.clone(),

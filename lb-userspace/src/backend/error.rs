@@ -32,6 +32,9 @@ pub enum BackendError {
     /// The interface cannot carry tunnelled packets.
     #[error("{0} is the loopback interface: tunnelled packets do not arrive there")]
     Loopback(String),
+    /// The decapsulator reads Ethernet frames.
+    #[error("{0} is no Ethernet interface: the decapsulator cannot read its frames")]
+    NotEthernet(String),
     /// The loopback interface is down, and so the VIPs would not be reachable.
     #[error("lo is down, so no address on it can be reached: `ip link set lo up`")]
     LoDown,

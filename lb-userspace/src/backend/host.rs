@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
 };
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp};
 use netlink_packet_route::route::RouteAttribute;
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::sync::mpsc;
@@ -30,6 +30,8 @@ pub struct Interface {
     pub up: bool,
     /// Whether it is a loopback interface.
     pub loopback: bool,
+    /// Whether its frames have Ethernet headers.
+    pub ethernet: bool,
     /// Whether it resolves addresses by ARP.
     pub arp: bool,
     /// The XDP program attached to it.
@@ -217,6 +219,7 @@ fn interface(link: &LinkMessage) -> Option<Interface> {
         index: link.header.index,
         up: flags.contains(LinkFlags::Up),
         loopback: flags.contains(LinkFlags::Loopback),
+        ethernet: link.header.link_layer_type == LinkLayerType::Ether,
         arp: !flags.contains(LinkFlags::Noarp),
         program,
     })

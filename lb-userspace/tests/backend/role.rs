@@ -221,6 +221,7 @@ fn leaves_what_others_have_done() {
 #[test]
 fn refusals_change_nothing() {
     let _net = Net::new();
+    sh("ip tuntap add tun0 mode tun");
     let before = host();
     let refused = |arguments: &str, text: &str| {
         let (ended_well, said) = Role::spawn(arguments).end();
@@ -229,6 +230,7 @@ fn refusals_change_nothing() {
     };
     refused("--interface eth7 --vip 192.0.2.10", "no interface eth7");
     refused("--interface lo --vip 192.0.2.10", "lo is the loopback interface");
+    refused("--interface tun0 --vip 192.0.2.10", "tun0 is no Ethernet interface");
     refused("--interface eth0 --vip 224.0.0.1", "multicast");
     refused("--interface eth0", "--vip");
     refused("--vip 192.0.2.10", "--interface");
