@@ -1,1 +1,21 @@
-//! Test support.
+//! Support for edgelb's tests and its demo.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`packet`] | frames built, taken apart, compared; hex written by hand |
+//! | [`capture`] | pcap files |
+//! | [`net`] | hosts in namespaces of their own, the wires between them, the topologies of the tests |
+//! | [`serve`] | real servers on the hosts: nginx, and UDP and TCP responders |
+//! | [`load`] | a client that opens a connection for every request and remembers what came of each |
+//! | [`edge`] | `lbd` and `lbctl` as processes on the hosts |
+//! | [`demo`] | what `cargo xtask demo` shows |
+//!
+//! Nothing here uses `lb-common`: what tests a computation must not share it.
+
+pub mod capture;
+pub mod demo;
+pub mod edge;
+pub mod load;
+pub mod net;
+pub mod packet;
+pub mod serve;

@@ -1,0 +1,197 @@
+//! A client that opens a new TCP connection for every request and remembers what came of each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use crate::net::Host;
+
+/// What to ask, and how often.
+#[derive(Clone, Debug)]
+pub struct Demand {
+    /// Whom to ask.
+    pub target: SocketAddr,
+    /// Requests begun per second, evenly, however long the answers take: 1 ..= 10,000.
+    pub rate: u32,
+    /// Requests under way at once at most. When all of them wait, the rate falls.
+    pub workers: usize,
+    /// When a connection or an answer has failed.
+    pub timeout: Duration,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// When it began, since the load did.
+    pub at: Duration,
+    /// How long it took.
+    pub took: Duration,
+    /// Who answered, or what went wrong.
+    pub outcome: Result<String, Failure>,
+}
+
+/// What went wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Failure {
+    /// The connection was refused: nobody listens.
+    Refused,
+    /// Nothing came in time.
+    TimedOut,
+    /// The connection was cut.
+    Reset,
+    /// Something else: an answer that is none, an error of the client's own.
+    Other(String),
+}
+
+/// A load that runs until it is stopped or dropped.
+#[derive(Debug)]
+pub struct Load {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    demand: Demand,
+    start: Instant,
+    next: AtomicU64,
+    stop: AtomicBool,
+    samples: Mutex<Vec<Sample>>,
+}
+
+impl Load {
+    /// Starts asking, from a host.
+    pub fn start(from: &Host, demand: Demand) -> Result<Self> {
+        let workers = demand.workers;
+        let shared = Arc::new(Shared {
+            demand,
+            start: Instant::now(),
+            next: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            samples: Mutex::default(),
+        });
+        let mut load = Self {
+            shared: Arc::clone(&shared),
+            workers: Vec::with_capacity(workers),
+        };
+        for _ in 0..workers {
+            let shared = Arc::clone(&shared);
+            load.workers.push(from.thread(move || shared.work())?);
+        }
+        Ok(load)
+    }
+
+    /// How long it has been running: what [`Sample::at`] counts.
+    pub fn now(&self) -> Duration {
+        self.shared.start.elapsed()
+    }
+
+    /// The requests that have ended, from the `skip`-th on, in the order of their ends.
+    pub fn samples(&self, skip: usize) -> Vec<Sample> {
+        self.shared.samples().get(skip..).unwrap_or_default().to_vec()
+    }
+
+    /// Begins no more requests, waits for those under way, and returns all, in the order of their beginnings.
+    pub fn stop(mut self) -> Result<Vec<Sample>> {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            worker
+                .join()
+                .map_err(|_| anyhow!("a worker of the load panicked, see above"))?;
+        }
+        let mut samples = std::mem::take(&mut *self.shared.samples());
+        samples.sort_by_key(|sample| sample.at);
+        Ok(samples)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Answers per backend, without the failures.
+pub fn answers(samples: &[Sample]) -> BTreeMap<String, usize> {
+    let mut count = BTreeMap::new();
+    for name in samples.iter().filter_map(|sample| sample.outcome.as_ref().ok()) {
+        *count.entry(name.clone()).or_default() += 1;
+    }
+    count
+}
+
+/// The requests that failed.
+pub fn failures(samples: &[Sample]) -> Vec<&Sample> {
+    samples.iter().filter(|sample| sample.outcome.is_err()).collect()
+}
+
+/// One request over a connection of its own, from the calling thread's network; returns the answer's text without white space
+/// at its ends.
+pub fn request(target: SocketAddr, timeout: Duration) -> Result<String, Failure> {
+    let stream = TcpStream::connect_timeout(&target, timeout)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    (&stream).write_all(format!("GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    (&stream).take(65_536).read_to_string(&mut answer)?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| Failure::Other("half an answer".into()))?;
+    let status = head.split_whitespace().nth(1).unwrap_or("");
+    if status != "200" {
+        return Err(Failure::Other(format!("status {status}")));
+    }
+    Ok(body.trim().to_owned())
+}
+
+impl Shared {
+    fn work(&self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let due = Duration::from_nanos(number * 1_000_000_000 / u64::from(self.demand.rate.max(1)));
+            sleep(due.saturating_sub(self.start.elapsed()));
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let at = self.start.elapsed();
+            let outcome = request(self.demand.target, self.demand.timeout);
+            let took = self.start.elapsed() - at;
+            self.samples().push(Sample { at, took, outcome });
+        }
+    }
+
+    fn samples(&self) -> MutexGuard<'_, Vec<Sample>> {
+        // A push is all that happens under the lock: what a panicked worker leaves is whole.
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Failure::Refused,
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Failure::TimedOut,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Failure::Reset,
+            _ => Failure::Other(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Refused => f.write_str("refused"),
+            Failure::TimedOut => f.write_str("timed out"),
+            Failure::Reset => f.write_str("reset"),
+            Failure::Other(text) => f.write_str(text),
+        }
+    }
+}
