@@ -1,7 +1,7 @@
 //! Captures: frames to and from pcap files (Ethernet, microseconds, as tcpdump and Wireshark write them).
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
+use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +22,10 @@ pub fn write<F: AsRef<[u8]>>(path: &Path, frames: impl IntoIterator<Item = F>) -
         let length = u32::try_from(frame.len())?;
         writer.write_packet(&PcapPacket::new(Duration::from_millis(number as u64), length, frame))?;
     }
-    Ok(())
+    writer
+        .into_writer()
+        .flush()
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Reads all frames. A frame of which the capture holds only a part is an error: it is not what was on the wire.
