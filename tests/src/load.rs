@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -152,6 +152,57 @@ pub fn request(target: SocketAddr, timeout: Duration) -> Result<String, Failure>
     Ok(body.trim().to_owned())
 }
 
+/// A connection that stays open, asked again and again.
+#[derive(Debug)]
+pub struct Session {
+    stream: BufReader<TcpStream>,
+    target: SocketAddr,
+}
+
+impl Session {
+    /// Opens it, from the calling thread's network.
+    pub fn open(target: SocketAddr, timeout: Duration) -> Result<Self, Failure> {
+        let stream = TcpStream::connect_timeout(&target, timeout)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(timeout))?;
+        let stream = BufReader::new(stream);
+        Ok(Self { stream, target })
+    }
+
+    /// The client's address and port.
+    pub fn source(&self) -> Result<SocketAddr, Failure> {
+        Ok(self.stream.get_ref().local_addr()?)
+    }
+
+    /// Sends a request with a body of so many bytes; returns who answered.
+    pub fn ask(&mut self, body: usize) -> Result<String, Failure> {
+        let head = format!(
+            "POST / HTTP/1.1\r\nHost: {}\r\nContent-Length: {body}\r\n\r\n",
+            self.target
+        );
+        let request = [head.as_bytes(), &vec![b'x'; body]].concat();
+        self.stream.get_mut().write_all(&request)?;
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if self.stream.read_line(&mut line)? == 0 {
+                return Err(Failure::Reset);
+            }
+            if let Some((name, value)) = line.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse().map_err(|_| Failure::Other(line.clone()))?;
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let mut answer = vec![0; length];
+        self.stream.read_exact(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).trim().to_owned())
+    }
+}
+
 impl Shared {
     fn work(&self) {
         while !self.stop.load(Ordering::Relaxed) {
@@ -179,11 +230,13 @@ impl From<io::Error> for Failure {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Failure::Refused,
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Failure::TimedOut,
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Failure::Reset,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => Failure::Reset,
             _ => Failure::Other(error.to_string()),
         }
     }
 }
+
+impl std::error::Error for Failure {}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

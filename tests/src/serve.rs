@@ -75,6 +75,7 @@ events {{ worker_connections 4096; }}
 http {{
     access_log off;
     keepalive_requests 1000000;
+    client_max_body_size 0;
     client_body_temp_path /run/nginx-body;
     proxy_temp_path /run/nginx-proxy;
     fastcgi_temp_path /run/nginx-fastcgi;
