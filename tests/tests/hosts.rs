@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
-use lb_tests::load::{self, Demand, Failure, Load};
+use lb_tests::load::{self, Demand, Failure, Load, Session};
 use lb_tests::net::{Arms, Family, Host, Program, Scratch, Topology, wait_until};
 use lb_tests::packet::{Packet, assert_same, describe};
 use lb_tests::serve::{Nginx, UdpResponder, ask_udp};
@@ -284,8 +284,13 @@ fn a_killed_server_refuses() -> Result<()> {
     let mut server = Nginx::start(&b, &scratch)?;
     let ask = || a.enter(|| load::request(SocketAddr::from(([10, 9, 0, 2], 80)), Duration::from_secs(1)));
     assert_eq!(ask()?, Ok("b".to_owned()));
+    let mut session = a.enter(|| Session::open(SocketAddr::from(([10, 9, 0, 2], 80)), Duration::from_secs(1)))??;
+    for body in [0, 1, 200_000] {
+        assert_eq!(session.ask(body), Ok("b".to_owned()), "{body} bytes");
+    }
     server.kill()?;
-    assert_eq!(ask()?, Err(load::Failure::Refused));
+    assert_eq!(session.ask(0), Err(Failure::Reset));
+    assert_eq!(ask()?, Err(Failure::Refused));
     server.start_again(&b)?;
     assert_eq!(ask()?, Ok("b".to_owned()));
     Ok(())

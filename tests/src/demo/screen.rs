@@ -101,6 +101,7 @@ impl Screen {
         }
         self.put(&text);
         self.drawn = lines.len();
+        self.titled = false;
     }
 
     fn put(&self, text: &str) {

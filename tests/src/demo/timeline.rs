@@ -98,7 +98,7 @@ pub fn bar(count: usize, most: usize, width: usize) -> String {
     const PARTS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
     let eighths = count * width * 8 / most.max(1);
     let mut text: String = std::iter::repeat_n('█', eighths / 8).collect();
-    if eighths % 8 > 0 {
+    if !eighths.is_multiple_of(8) {
         text.push(PARTS[eighths % 8 - 1]);
     }
     let gap = width.saturating_sub(text.chars().count());

@@ -133,7 +133,7 @@ impl Topology {
     pub fn vip(family: Family, number: u8) -> IpAddr {
         match family {
             Family::V4 => Ipv4Addr::new(192, 0, 2, number).into(),
-            Family::V6 => Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, number.into()).into(),
+            Family::V6 => Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, same_digits(number)).into(),
         }
     }
 
@@ -200,7 +200,7 @@ fn client_v4(number: u8) -> Ipv4Addr {
 }
 
 fn client_v6(number: u8) -> Ipv6Addr {
-    Ipv6Addr::new(0x2001, 0xDB8, 0xC, 0, 0, 0, 0, number.into())
+    Ipv6Addr::new(0x2001, 0xDB8, 0xC, 0, 0, 0, 0, same_digits(number))
 }
 
 fn server_v4(number: u8) -> Ipv4Addr {
@@ -208,5 +208,11 @@ fn server_v4(number: u8) -> Ipv4Addr {
 }
 
 fn server_v6(number: u8) -> Ipv6Addr {
-    Ipv6Addr::new(0x2001, 0xDB8, 0xB, 0, 0, 0, 0, number.into())
+    Ipv6Addr::new(0x2001, 0xDB8, 0xB, 0, 0, 0, 0, same_digits(number))
+}
+
+/// The number whose hexadecimal digits are this one's decimal ones: `10.0.0.11` goes with `2001:db8:b::11`.
+fn same_digits(number: u8) -> u16 {
+    let number = u16::from(number);
+    0x100 * (number / 100) + 0x10 * (number / 10 % 10) + number % 10
 }

@@ -1,7 +1,7 @@
 //! Takes a frame apart into named fields, checks its lengths and checksums, and shows how two frames differ.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use super::{hex, sum};
 
@@ -172,8 +172,8 @@ impl Reader {
         };
         let header_len = usize::from(header[0] & 0x0F) * 4;
         let total = usize::from(be16(header, 2));
-        let source = IpAddr::from(Ipv4Addr::from_octets(fixed(header, 12)));
-        let destination = IpAddr::from(Ipv4Addr::from_octets(fixed(header, 16)));
+        let source = IpAddr::from(fixed::<4>(header, 12));
+        let destination = IpAddr::from(fixed::<4>(header, 16));
         self.field("ipv4.version", header[0] >> 4);
         self.field("ipv4.header_length", header_len);
         self.field("ipv4.tos", format_args!("{:#04x}", header[1]));
@@ -215,8 +215,8 @@ impl Reader {
             return bytes.len();
         };
         let length = usize::from(be16(header, 4));
-        let source = IpAddr::from(Ipv6Addr::from_octets(fixed(header, 8)));
-        let destination = IpAddr::from(Ipv6Addr::from_octets(fixed(header, 24)));
+        let source = IpAddr::from(fixed::<16>(header, 8));
+        let destination = IpAddr::from(fixed::<16>(header, 24));
         self.field("ipv6.version", header[0] >> 4);
         self.field(
             "ipv6.traffic_class",
