@@ -134,6 +134,20 @@ fn frames_sent_back_by_xdp_arrive() -> Result<()> {
     Ok(())
 }
 
+/// The way of `XDP_TX` on an edge with one arm: into the switch's port and out of another.
+#[test]
+fn what_the_edge_sends_back_goes_through_the_switch() -> Result<()> {
+    let mut net = Topology::new(Arms::One, 2)?;
+    net.edge.attach(Topology::EDGE_INTERFACE, &Program::REFLECT)?;
+    let broadcast = Packet::ip("10.0.0.11", "10.0.0.5")
+        .macs([0xFF; 6], [2, 0, 0, 0, 0, 9])
+        .udp(1, 2)
+        .build();
+    let received = net.backends[0].host.enter(|| exchange("eth0", &broadcast))??;
+    assert_same(&received, &broadcast, "reflected");
+    Ok(())
+}
+
 /// Sends a frame and returns the first that comes in.
 fn exchange(device: &str, frame: &[u8]) -> Result<Vec<u8>> {
     let packet = raw_socket(device)?;
