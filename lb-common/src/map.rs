@@ -47,6 +47,8 @@ pub struct Meta {
     pub rows_used: u32,
     /// Packets forwarded before these maps were made, by the maps that they replaced.
     pub forwarded_before: u64,
+    /// Number of configurations accepted since the first maps were made.
+    pub generation: u64,
 }
 
 /// The exact match: a VIP with its protocol and port.
@@ -272,7 +274,7 @@ impl ServiceEntry {
 }
 
 const _: () = {
-    assert!(size_of::<Meta>() == 16);
+    assert!(size_of::<Meta>() == 24);
     assert!(size_of::<ServiceEntry>() == 64);
     assert!(size_of::<Slot>() == 4);
     assert!(size_of::<Rewrite>() == 88);

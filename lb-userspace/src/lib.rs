@@ -4,13 +4,16 @@
 //! [`plan::apply`] (makes no choice) → the maps.
 
 pub mod api;
+pub mod backend;
 pub mod bpf;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod health;
-pub mod backend;
 pub mod model;
 pub mod netlink;
+pub mod object;
 pub mod plan;
 pub mod ring;
-pub mod object;
+pub mod simulate;
+pub mod wish;

@@ -1,0 +1,249 @@
+//! What the daemon knows: the model, the operator's word, the backends' health, the ways to them. Pure: it asks nobody.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use lb_common::map::ServiceKey;
+
+use super::state::Override;
+use crate::api::types::Admin;
+use crate::health::{State as Health, TargetId};
+use crate::model::{Backend, Forward, Model, Node, Service};
+use crate::netlink::{Answer, NextHop};
+use crate::plan::WantedService;
+use crate::ring::{Member, Ring, Share};
+use crate::wish::{self, BackendNow, Way};
+
+/// Overrides by service and backend.
+pub type Overrides = BTreeMap<String, BTreeMap<String, Override>>;
+
+/// Everything that decides what the kernel should hold.
+pub struct World {
+    /// The configuration in force.
+    pub model: Model,
+    /// The operator's overrides.
+    pub overrides: Overrides,
+    /// Verdicts of the checks; services without checks have none.
+    pub health: HashMap<TargetId, Health>,
+    /// The interfaces that the program is attached to.
+    pub interfaces: Vec<u32>,
+    ways: HashMap<IpAddr, Answer>,
+    /// The last way to an address that is unreachable now: its rows keep it.
+    last_ways: HashMap<IpAddr, NextHop>,
+    rings: HashMap<String, ServiceRing>,
+}
+
+struct ServiceRing {
+    members: Vec<Member>,
+    size: u32,
+    ring: Ring,
+}
+
+impl World {
+    /// A world in which nothing is known but the configuration.
+    pub fn new(model: Model, overrides: Overrides) -> Self {
+        let mut world = Self {
+            model: Model { services: Vec::new(), ..model.clone() },
+            overrides,
+            health: HashMap::new(),
+            interfaces: Vec::new(),
+            ways: HashMap::new(),
+            last_ways: HashMap::new(),
+            rings: HashMap::new(),
+        };
+        world.replace_model(model);
+        world
+    }
+
+    /// Puts another configuration in force. What is known of backends that stay, stays; overrides of those that go, go.
+    pub fn replace_model(&mut self, model: Model) {
+        self.model = model;
+        let services: HashMap<&str, &Service> =
+            self.model.services.iter().map(|service| (service.name.as_str(), service)).collect();
+        let known = |service: &str, backend: &str| {
+            services.get(service).is_some_and(|service| service.backends.iter().any(|known| known.name == backend))
+        };
+        self.overrides.retain(|service, backends| {
+            backends.retain(|backend, _| known(service, backend));
+            !backends.is_empty()
+        });
+        self.health.retain(|id, _| known(&id.service, &id.backend));
+        self.rings.retain(|service, _| services.contains_key(service.as_str()));
+        let addresses: BTreeSet<IpAddr> = self.addresses();
+        self.ways.retain(|address, _| addresses.contains(address));
+        self.last_ways.retain(|address, _| addresses.contains(address));
+        self.populate_rings();
+    }
+
+    /// Every backend's address.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.model.services.iter().flat_map(|service| &service.backends).map(|backend| backend.address).collect()
+    }
+
+    /// The service of that name.
+    pub fn service(&self, name: &str) -> Option<&Service> {
+        let services = &self.model.services;
+        services.binary_search_by(|service| service.name.as_str().cmp(name)).ok().map(|index| &services[index])
+    }
+
+    /// Notes what is known of the ways to some addresses; says which services that concerns.
+    pub fn set_ways(&mut self, ways: impl IntoIterator<Item = (IpAddr, Answer)>) -> BTreeSet<String> {
+        let mut changed = BTreeSet::new();
+        for (address, way) in ways {
+            if let Ok(way) = way {
+                self.last_ways.insert(address, way);
+            }
+            changed.insert(address);
+            self.ways.insert(address, way);
+        }
+        let concerned = |service: &&Service| service.backends.iter().any(|backend| changed.contains(&backend.address));
+        self.model.services.iter().filter(concerned).map(|service| service.name.clone()).collect()
+    }
+
+    /// What is known of the way to an address.
+    pub fn way(&self, address: IpAddr) -> Option<&Answer> {
+        self.ways.get(&address)
+    }
+
+    /// The operator's override of a backend.
+    pub fn overridden(&self, service: &str, backend: &str) -> Option<Override> {
+        self.overrides.get(service)?.get(backend).copied()
+    }
+
+    /// What the checks say of a backend; up if there are none.
+    pub fn health_of(&self, service: &Service, backend: &str) -> Health {
+        match service.health {
+            None => Health::Up,
+            Some(_) => {
+                let id = TargetId::new(&service.name, backend);
+                self.health.get(&id).copied().unwrap_or(Health::Starting)
+            }
+        }
+    }
+
+    /// The way as the header bytes need it, or why there is none now.
+    pub fn usable_way(&self, backend: &Backend) -> Result<NextHop, String> {
+        let way = match self.ways.get(&backend.address) {
+            None => return Err(format!("the way to {} is still being looked up", backend.address)),
+            Some(Err(unreachable)) => return Err(unreachable.to_string()),
+            Some(Ok(way)) => *way,
+        };
+        if backend.forward == Forward::L2 && way.neighbour != backend.address && self.model.node.gateway_mac.is_none() {
+            return Err(format!(
+                "{} is behind the gateway {}: forward mode l2 needs it on the same link; ipip does not",
+                backend.address, way.neighbour
+            ));
+        }
+        Ok(way)
+    }
+
+    fn rewrite_with(&self, service: &Service, backend: &Backend, way: &NextHop) -> Result<BackendNow, String> {
+        let way = Way {
+            ifindex: if self.interfaces == [way.ifindex] { 0 } else { way.ifindex },
+            source_mac: way.source_mac,
+            destination_mac: way.destination_mac,
+            tunnel_source: tunnel_source(&self.model.node, backend.address).or(way.preferred_source),
+        };
+        let rewrite = wish::rewrite(service.vip, backend, &way)?;
+        Ok(BackendNow { rewrite: Some(rewrite), share: Share::FULL })
+    }
+
+    /// What stands between a backend and its traffic, or how it is served.
+    pub fn backend_now(&self, service: &Service, backend: &Backend) -> Result<BackendNow, String> {
+        let way = self.usable_way(backend)?;
+        let now = self.rewrite_with(service, backend, &way)?;
+        Ok(BackendNow { share: self.share(service, backend), ..now })
+    }
+
+    /// The share of its weight in the ring that health and operator leave a backend.
+    fn share(&self, service: &Service, backend: &Backend) -> Share {
+        let overridden = self.overridden(&service.name, &backend.name);
+        let admin = overridden.and_then(|overridden| overridden.admin).unwrap_or(Admin::Enabled);
+        if self.health_of(service, &backend.name) != Health::Up || admin != Admin::Enabled {
+            return Share::OUT;
+        }
+        match overridden.and_then(|overridden| overridden.weight) {
+            Some(weight) if weight < backend.weight => {
+                let share = u64::from(weight) * u64::from(u16::MAX) / u64::from(backend.weight);
+                // A weight above 0 is not nothing, however small its share.
+                Share(share.max(u64::from(weight > 0)) as u16)
+            }
+            _ => Share::FULL,
+        }
+    }
+
+    /// What the kernel should hold for a service.
+    pub fn wanted(&self, service: &Service) -> Option<WantedService> {
+        let ring = self.rings.get(&service.name)?;
+        let now: Vec<BackendNow> = service
+            .backends
+            .iter()
+            .map(|backend| {
+                self.backend_now(service, backend).unwrap_or_else(|_| {
+                    // Out, and its row keeps the last way: nothing points to it.
+                    let last = self.last_ways.get(&backend.address);
+                    let last = last.and_then(|way| self.rewrite_with(service, backend, way).ok());
+                    BackendNow { rewrite: last.and_then(|last| last.rewrite), share: Share::OUT }
+                })
+            })
+            .collect();
+        Some(wish::wanted(service, &ring.ring, &now))
+    }
+
+    /// What the kernel should hold for all services.
+    pub fn wanted_all(&self) -> Vec<WantedService> {
+        self.model.services.iter().filter_map(|service| self.wanted(service)).collect()
+    }
+
+    /// Names of the services by their keys.
+    pub fn names(&self) -> HashMap<ServiceKey, &str> {
+        self.model.services.iter().map(|service| (service.key(), service.name.as_str())).collect()
+    }
+
+    /// Populates the rings whose members or size have changed, on all CPUs. Only a changed file repopulates, or a weight
+    /// that an operator raises above the file's.
+    pub fn populate_rings(&mut self) {
+        let mut missing: Vec<(&Service, Vec<Member>)> = Vec::new();
+        for service in &self.model.services {
+            let members = wish::members(service, &self.ring_weights(service));
+            let same = |ring: &ServiceRing| ring.size == service.ring_size && ring.members == members;
+            if !self.rings.get(&service.name).is_some_and(same) {
+                missing.push((service, members));
+            }
+        }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let chunk = missing.len().div_ceil(threads).max(1);
+        let populated: Vec<(String, ServiceRing)> = std::thread::scope(|scope| {
+            let workers: Vec<_> = missing
+                .chunks(chunk)
+                .map(|services| {
+                    scope.spawn(|| {
+                        let populate = |(service, members): &(&Service, Vec<Member>)| {
+                            let ring = Ring::populate(members, service.ring_size);
+                            let ring = ServiceRing { members: members.clone(), size: service.ring_size, ring };
+                            (service.name.clone(), ring)
+                        };
+                        services.iter().map(populate).collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        self.rings.extend(populated);
+    }
+
+    fn ring_weights(&self, service: &Service) -> Vec<u32> {
+        let weight = |backend: &Backend| {
+            let overridden = self.overridden(&service.name, &backend.name).and_then(|overridden| overridden.weight);
+            overridden.map_or(backend.weight, |weight| weight.max(backend.weight))
+        };
+        service.backends.iter().map(weight).collect()
+    }
+}
+
+fn tunnel_source(node: &Node, backend: IpAddr) -> Option<IpAddr> {
+    match backend {
+        IpAddr::V4(_) => node.tunnel_source_v4.map(IpAddr::V4),
+        IpAddr::V6(_) => node.tunnel_source_v6.map(IpAddr::V6),
+    }
+}
