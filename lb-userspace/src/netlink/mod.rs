@@ -4,8 +4,8 @@
 //! made of parts that can be read, and tested, one by one:
 //!
 //! - [`link`], `route` and `neighbour` read one kind of message each, and know nothing of the others;
-//! - `table` holds what the kernel said and decides: what to look up, whom to ask, what to report. It does no input or
-//!   output, and time is passed in;
+//! - `table` holds what the kernel said and decides: what to look up, whom to ask (by the rules of `asking`), what to
+//!   report. It does no input or output, and time is passed in;
 //! - `socket` talks to the kernel;
 //! - [`watcher`] is the loop between them.
 //!
@@ -25,6 +25,7 @@
 //!
 //! An entry that an operator set (`PERMANENT`) is used and never touched: `NTF_USE` would take its permanence away.
 
+mod asking;
 mod error;
 pub mod link;
 mod neighbour;

@@ -7,20 +7,13 @@ use std::time::{Duration, Instant};
 use lb_common::encap::Mac;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::asking::Asking;
 use super::neighbour::{self, Key, Neighbour};
 use super::route::{self, Route};
 use super::{Answer, Link, NextHop, Unreachable};
 
 /// How long an address may stay without its first answer while its neighbour is being asked for.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
-/// How often a stale neighbour is confirmed at most. The kernel does so to managed entries at the same pace.
-const REFRESH: Duration = Duration::from_secs(5);
-/// The kernel's own time for asking: three questions, a second apart.
-const ASKING: Duration = Duration::from_secs(3);
-/// The longest pause after a neighbour did not answer.
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// After so long without being asked for, a neighbour that fails is asked for at once.
-const FORGIVEN: Duration = Duration::from_secs(30);
 /// Every route is looked up again in this time, in case a change of it was not announced, or the announcement not understood.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -34,7 +27,9 @@ pub(super) struct Table {
     wanted: BTreeMap<IpAddr, Wanted>,
     /// Addresses whose route must be looked up (again).
     unrouted: BTreeSet<IpAddr>,
-    asked: HashMap<Key, Asked>,
+    /// Those of them that are being looked up. Apart, so that addresses which change all the time do not keep the others waiting.
+    in_turn: BTreeSet<IpAddr>,
+    asking: Asking,
     /// The neighbours on whom an answer depends; nothing: to be found out.
     needed: Option<BTreeSet<Key>>,
     /// Whether an answer may have changed.
@@ -47,14 +42,6 @@ struct Wanted {
     since: Instant,
     route: Option<Result<Route, Unreachable>>,
     answer: Option<Answer>,
-}
-
-/// How a neighbour was asked for.
-struct Asked {
-    times: u32,
-    last: Instant,
-    /// The error number with which the kernel refused.
-    errno: Option<i32>,
 }
 
 impl Table {
@@ -70,6 +57,7 @@ impl Table {
     pub(super) fn want(&mut self, addresses: BTreeSet<IpAddr>, now: Instant) {
         self.wanted.retain(|address, _| addresses.contains(address));
         self.unrouted.retain(|address| addresses.contains(address));
+        self.in_turn.retain(|address| addresses.contains(address));
         for address in addresses {
             self.wanted.entry(address).or_insert_with(|| {
                 self.unrouted.insert(address);
@@ -149,10 +137,14 @@ impl Table {
 
     /// Up to `limit` addresses whose route is to be looked up now. They count as looked up from here on.
     pub(super) fn take_unrouted(&mut self, limit: usize) -> Vec<IpAddr> {
+        if self.in_turn.is_empty() {
+            self.in_turn = std::mem::take(&mut self.unrouted);
+        }
         let mut taken = Vec::new();
         while taken.len() < limit
-            && let Some(address) = self.unrouted.pop_first()
+            && let Some(address) = self.in_turn.pop_first()
         {
+            self.unrouted.remove(&address);
             taken.push(address);
         }
         taken
@@ -177,9 +169,12 @@ impl Table {
         }
     }
 
-    /// Whether routes are still to be looked up.
-    pub(super) fn has_unrouted(&self) -> bool {
-        !self.unrouted.is_empty()
+    /// Whether routes are still to be looked up: in this turn, and at all.
+    pub(super) fn has_unrouted(&self) -> (bool, bool) {
+        (
+            !self.in_turn.is_empty(),
+            !(self.in_turn.is_empty() && self.unrouted.is_empty()),
+        )
     }
 
     /// Marks the next few addresses, so that all have their turn within [`SWEEP`].
@@ -202,61 +197,27 @@ impl Table {
 
     /// The neighbours to ask for now, at most `limit`, each with whether the kernel has an entry for it.
     pub(super) fn take_due(&mut self, limit: usize, now: Instant) -> Vec<(Key, bool)> {
-        let mut due = Vec::new();
         let needed = self.needed.take().unwrap_or_else(|| {
             let needed = self.needed();
-            self.asked.retain(|key, _| needed.contains(key));
+            self.asking.retain(|key| needed.contains(key));
             needed
         });
-        for &key in &needed {
-            let state = self.neighbours.get(&key).copied();
-            let asked = self.asked.get(&key);
-            let since = asked.map(|asked| now.duration_since(asked.last));
-            let is_due = match state {
-                Some(Neighbour::Fixed(_) | Neighbour::Fresh(_) | Neighbour::Asked) => false,
-                Some(Neighbour::Stale(_)) => since.is_none_or(|since| since >= REFRESH),
-                Some(Neighbour::Failed | Neighbour::Unknown) | None => {
-                    since.is_none_or(|since| since >= pause(asked.map_or(0, |asked| asked.times)))
-                }
-            };
-            if !is_due {
-                continue;
-            }
-            if due.len() == limit {
-                break;
-            }
-            let asked = self.asked.entry(key).or_insert(Asked {
-                times: 0,
-                last: now,
-                errno: None,
-            });
-            let failing = state.is_none_or(|state| state.mac().is_none());
-            let forgiven = since.is_some_and(|since| since >= FORGIVEN);
-            asked.times = if failing && !forgiven {
-                asked.times + 1
-            } else {
-                u32::from(failing)
-            };
-            asked.last = now;
-            due.push((key, state.is_some()));
-        }
+        let due = self.asking.take_due(&needed, &self.neighbours, limit, now);
         self.needed = Some(needed);
         due
     }
 
-    /// Takes note of the kernel's refusal to ask, or of its consent.
-    pub(super) fn asked(&mut self, key: Key, errno: Option<i32>) {
-        if let Some(asked) = self.asked.get_mut(&key) {
-            self.changed |= asked.errno != errno;
-            asked.errno = errno;
-        }
+    /// Takes note of the error number with which the kernel refused to ask.
+    pub(super) fn refused(&mut self, key: Key, errno: i32) {
+        self.asking.refused(key, errno);
+        self.changed = true;
     }
 
     /// The answers that changed.
     pub(super) fn take_changes(&mut self, now: Instant) -> Vec<(IpAddr, Answer)> {
         let mut changes = Vec::new();
         for (address, wanted) in &self.wanted {
-            if self.unrouted.contains(address) {
+            if self.unrouted.contains(address) || self.in_turn.contains(address) {
                 continue;
             }
             if let Some(answer) = self.answer(*address, wanted, now)
@@ -340,7 +301,8 @@ impl Table {
             {
                 return next_hop(last.destination_mac);
             }
-            match self.asked.get(&key).and_then(|asked| asked.errno) {
+            let asked = self.asking.find(key);
+            match asked.and_then(|asked| asked.errno) {
                 Some(libc::ENOBUFS) => {
                     return Some(Err(Unreachable::NeighbourTableFull {
                         address,
@@ -358,7 +320,7 @@ impl Table {
                 }
                 None => {}
             }
-            let waited = now.duration_since(self.asked.get(&key).map_or(now, |asked| asked.last).max(wanted.since));
+            let waited = now.duration_since(asked.map_or(now, |asked| asked.last).max(wanted.since));
             if waited < FIRST_ANSWER && !matches!(wanted.answer, Some(Err(Unreachable::NoNeighbour { .. }))) {
                 return None;
             }
@@ -380,7 +342,7 @@ impl Table {
         }
         self.needed = None;
         // Whoever did not answer before may do so now.
-        self.asked.retain(|key, _| key.ifindex != ifindex);
+        self.asking.retain(|key| key.ifindex != ifindex);
         // A link that goes down takes its IPv4 routes with it, and that is not announced.
         self.unroute(AddressFamily::Unspec)
     }
@@ -413,10 +375,5 @@ impl Table {
     }
 }
 
-/// How long to wait between asking for the `times`-th time and the next.
-fn pause(times: u32) -> Duration {
-    match times {
-        0 => Duration::ZERO,
-        _ => ASKING + Duration::from_secs(1 << (times - 1).min(8)).min(LONGEST_PAUSE),
-    }
-}
+#[cfg(test)]
+mod tests;

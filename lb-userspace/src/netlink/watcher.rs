@@ -185,7 +185,8 @@ impl Task {
 
         let now = Instant::now();
         self.worked += now - begun;
-        if self.table.has_unrouted() {
+        let (in_turn, unrouted) = self.table.has_unrouted();
+        if in_turn {
             // No rest: it was only interrupted to take in changes.
             self.turn_at = now.max(self.rest_until);
             return ControlFlow::Continue(());
@@ -194,7 +195,7 @@ impl Task {
         self.worked = Duration::ZERO;
         self.rest_until = self.rest_until.max(now + rest);
         self.turn_at = now + TICK;
-        if full || questions == QUESTIONS_PER_TURN {
+        if full || unrouted || questions == QUESTIONS_PER_TURN {
             self.turn_within(DEBOUNCE);
         }
         if let Some(first) = self.waiting.iter().map(|(until, _)| *until).min() {
@@ -258,8 +259,9 @@ impl Task {
         let due = self.table.take_due(QUESTIONS_PER_TURN, Instant::now().into_std());
         let count = due.len();
         for (key, known) in due {
-            let errno = ask(&self.requests, key, known).await;
-            self.table.asked(key, errno);
+            if let Some(errno) = ask(&self.requests, key, known).await {
+                self.table.refused(key, errno);
+            }
         }
         count
     }

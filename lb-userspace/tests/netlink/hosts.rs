@@ -37,6 +37,8 @@ impl Host {
             id: id.recv().expect("root is needed"),
         };
         host.ip("link set lo up");
+        // No neighbour is asked for before the link-local address has been found to be unique, and that takes seconds.
+        host.sysctl("ipv6/conf/default/accept_dad", "0");
         host
     }
 
@@ -160,35 +162,37 @@ impl Watch {
 
     /// Waits for an answer that is as wanted and prints when it came.
     pub(crate) async fn until(&mut self, what: &str, at: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
-        self.until_within(BOUND, what, at, wanted).await
+        self.until_within(BOUND, what, &[at], wanted).await.remove(0)
     }
 
+    /// Waits for such an answer for each of the addresses.
     pub(crate) async fn until_within(
         &mut self,
         bound: Duration,
         what: &str,
-        at: &str,
+        all: &[&str],
         wanted: impl Fn(&Answer) -> bool,
-    ) -> Answer {
-        let mut seen = Vec::new();
+    ) -> Vec<Answer> {
         let deadline = tokio::time::Instant::from_std(self.begun + bound);
-        loop {
+        let mut found = vec![None; all.len()];
+        let mut seen = Vec::new();
+        while found.iter().any(Option::is_none) {
             let Ok(changes) = tokio::time::timeout_at(deadline, self.events.recv()).await else {
                 panic!(
-                    "{what}: not within {bound:?}; for {at} came {seen:?}\n{}",
+                    "{what}: not within {bound:?} for {all:?}; came {seen:?}\n{}",
                     ip_shows("neighbour")
                 );
             };
             for (changed, answer) in changes.expect("the watcher ended") {
-                if changed == address(at) {
-                    if wanted(&answer) {
-                        println!("{what}: {:.1} ms", self.elapsed_ms());
-                        return answer;
-                    }
-                    seen.push(answer);
+                let place = all.iter().position(|at| address(at) == changed);
+                if let Some(place) = place.filter(|_| wanted(&answer)) {
+                    println!("{what}: {changed} after {:.1} ms", self.elapsed_ms());
+                    found[place] = Some(answer.clone());
                 }
+                seen.push((changed, answer));
             }
         }
+        found.into_iter().flatten().collect()
     }
 
     /// Waits for a next hop that is as wanted.
