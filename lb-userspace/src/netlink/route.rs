@@ -1,6 +1,6 @@
 //! Routes: the question of which way a packet to one address would go, and its answer.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
@@ -8,6 +8,14 @@ use netlink_packet_route::route::{
 };
 
 use super::{Refusal, Unreachable};
+
+/// The first and the last IPv4 address.
+pub(super) const EVERY_IPV4: (IpAddr, IpAddr) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::BROADCAST));
+/// The first and the last IPv6 address.
+pub(super) const EVERY_IPV6: (IpAddr, IpAddr) = (
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)),
+);
 
 /// Where the kernel would send a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,8 +119,8 @@ pub(super) fn prefix(message: &RouteMessage) -> Option<(IpAddr, IpAddr)> {
     });
     let length = u32::from(message.header.destination_prefix_length);
     match (message.header.address_family, destination) {
-        (AddressFamily::Inet, None) => Some((IpAddr::from([0; 4]), IpAddr::from([0xff; 4]))),
-        (AddressFamily::Inet6, None) => Some((IpAddr::from([0; 16]), IpAddr::from([0xff; 16]))),
+        (AddressFamily::Inet, None) => Some(EVERY_IPV4),
+        (AddressFamily::Inet6, None) => Some(EVERY_IPV6),
         (AddressFamily::Inet, Some(RouteAddress::Inet(address))) => {
             let first = address.to_bits();
             let rest = u32::MAX.checked_shr(length).unwrap_or(0);

@@ -25,6 +25,8 @@ pub(super) struct Table {
     links: HashMap<u32, Link>,
     neighbours: HashMap<Key, Neighbour>,
     wanted: BTreeMap<IpAddr, Wanted>,
+    /// Ranges of addresses whose route may have changed. Kept as ranges because the same ones change again and again.
+    doubted: BTreeSet<(IpAddr, IpAddr)>,
     /// Addresses whose route must be looked up (again).
     unrouted: BTreeSet<IpAddr>,
     /// Those of them that are being looked up. Apart, so that addresses which change all the time do not keep the others waiting.
@@ -122,10 +124,7 @@ impl Table {
             M::NewRule(message) | M::DelRule(message) => self.unroute(message.header.family),
             M::NewRoute(message) | M::DelRoute(message) => match route::prefix(message) {
                 Some((first, last)) => {
-                    let before = self.unrouted.len();
-                    self.unrouted
-                        .extend(self.wanted.range(first..=last).map(|(address, _)| *address));
-                    self.unrouted.len() > before
+                    self.wanted.range(first..=last).next().is_some() && self.doubted.insert((first, last))
                 }
                 None => false,
             },
@@ -137,6 +136,7 @@ impl Table {
 
     /// Up to `limit` addresses whose route is to be looked up now. They count as looked up from here on.
     pub(super) fn take_unrouted(&mut self, limit: usize) -> Vec<IpAddr> {
+        self.spell_out_doubts();
         if self.in_turn.is_empty() {
             self.in_turn = std::mem::take(&mut self.unrouted);
         }
@@ -185,7 +185,7 @@ impl Table {
         if self.swept.is_some() && share < 1.0 {
             return;
         }
-        let count = (share as usize).clamp(1, self.wanted.len().max(1));
+        let count = (share.ceil() as usize).clamp(1, self.wanted.len().max(1));
         let after = from.map_or(Unbounded, Excluded);
         let rest = self.wanted.range((after, Unbounded)).chain(self.wanted.iter());
         let turn: Vec<IpAddr> = rest.take(count).map(|(address, _)| *address).collect();
@@ -347,15 +347,23 @@ impl Table {
         self.unroute(AddressFamily::Unspec)
     }
 
-    /// Marks the addresses of one family, or all.
+    /// Doubts the routes of one family, or of all.
     fn unroute(&mut self, family: AddressFamily) -> bool {
-        let concerned = |address: &&IpAddr| match family {
-            AddressFamily::Inet => address.is_ipv4(),
-            AddressFamily::Inet6 => address.is_ipv6(),
-            _ => true,
-        };
-        self.unrouted.extend(self.wanted.keys().filter(concerned));
+        if family != AddressFamily::Inet6 {
+            self.doubted.insert(route::EVERY_IPV4);
+        }
+        if family != AddressFamily::Inet {
+            self.doubted.insert(route::EVERY_IPV6);
+        }
         true
+    }
+
+    /// Turns the ranges that are doubted into addresses.
+    fn spell_out_doubts(&mut self) {
+        for (first, last) in std::mem::take(&mut self.doubted) {
+            self.unrouted
+                .extend(self.wanted.range(first..=last).map(|(address, _)| *address));
+        }
     }
 
     /// The neighbours on whom an answer depends.
