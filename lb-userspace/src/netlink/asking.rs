@@ -28,7 +28,8 @@ pub(super) struct Asked {
 }
 
 impl Asking {
-    /// Those to ask for now, at most `limit`, each with whether the kernel has an entry for it. They count as asked for.
+    /// Those to ask for now, at most `limit`, each with whether the kernel has an entry for it. They count as asked for
+    /// from here on.
     pub(super) fn take_due(
         &mut self,
         needed: &BTreeSet<Key>,

@@ -128,8 +128,8 @@ pub enum Unreachable {
     },
     /// The kernel's neighbour table is full.
     #[error(
-        "the kernel's neighbour table has no room for {neighbour} on {interface}, so {address} has no Ethernet address: raise the \
-         sysctl net.{}.neigh.default.gc_thresh3 above the number of hosts on the link",
+        "the kernel's neighbour table has no room for {neighbour} on {interface}, so {address} has no Ethernet address: \
+         raise the sysctl net.{}.neigh.default.gc_thresh3 above the number of hosts on the link",
         if .neighbour.is_ipv4() { "ipv4" } else { "ipv6" }
     )]
     NeighbourTableFull {

@@ -11,26 +11,32 @@
 //!
 //! The kernel's own tables decide: rules, several routing tables, several next hops and gateways of the other family
 //! (an IPv4 route by way of an IPv6 neighbour, kernel 5.2) are all followed, because every address is looked up in the
-//! kernel (`RTM_GETROUTE`) as a packet of this host would be, without a mark or an input interface. Of a route with several next hops
-//! one is used for one backend: the one that the kernel's hash picks.
+//! kernel (`RTM_GETROUTE`) as a packet of this host would be, without a mark or an input interface. Of a route with
+//! several next hops one is used for one backend: the one that the kernel's hash picks.
 //!
 //! # Neighbours
 //!
 //! The kernel forgets neighbours that nobody uses, and the balanced packets never pass its stack. So a neighbour that is
-//! missing is asked for, and one that went stale is confirmed, with `RTM_NEWNEIGH` and `NTF_USE`: to the kernel it looks as if a packet
-//! had been sent there. A gateway shared by thousands of backends is asked once.
+//! missing is asked for, and one that went stale is confirmed, with `RTM_NEWNEIGH` and `NTF_USE`: to the kernel it looks
+//! as if a packet had been sent there. A gateway shared by thousands of backends is asked for once.
 //!
-//! `NTF_EXT_MANAGED` (kernel 5.16) would let the kernel repeat this by itself. It is not used: it does the same at the same pace, and
-//! its entries would outlive a daemon that was killed, so that an operator found litter. What [`Watcher`] leaves behind are ordinary entries that age.
+//! `NTF_EXT_MANAGED` (kernel 5.16) would let the kernel repeat this by itself. It is not used: it does the same at the
+//! same pace, and its entries would outlive a daemon that was killed, as litter that nobody takes away. What [`Watcher`]
+//! leaves behind are ordinary entries that age.
 //!
 //! An entry that an operator set (`PERMANENT`) is used and never touched: `NTF_USE` would take its permanence away.
 //!
 //! # How fast
 //!
-//! A change that the kernel announces is followed within some 25 ms, or 50 ms if a new neighbour has to be asked for. Three things it
-//! announces late, or not at all: a lost carrier within a second; a host that died when it was last asked, so three seconds
-//! after its entry is doubted; a new MAC address that its owner does not announce, within a minute or so, when the old one is
-//! doubted and fails. Health checks see the last two earlier.
+//! A change that the kernel announces is followed within some 25 ms, or 50 ms if a new neighbour has to be asked for. The
+//! kernel is late itself with three things:
+//!
+//! - a lost carrier is announced within a second;
+//! - a neighbour that stops answering has failed three seconds after the kernel began to doubt it;
+//! - a new MAC address that its owner does not announce is found when the old one has failed, within a minute or so.
+//!
+//! Health checks see the last two earlier. Changes of next-hop objects are announced while the sysctl
+//! `net.ipv4.nexthop_compat_mode` is on, as it is by default; whatever is not announced is found within a minute.
 
 mod asking;
 mod error;

@@ -20,7 +20,7 @@ use super::neighbour::{self, Key};
 use super::route::{self, Route};
 use super::{NetlinkError, Unreachable};
 
-/// How long the kernel may take; it answers while the question is being sent. Longer means that the answer was unreadable.
+/// How long the kernel may take. It answers while the question is being sent: longer means an unreadable answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const GROUPS: [MulticastGroup; 8] = [

@@ -14,7 +14,8 @@ use super::{Answer, Link, NextHop, Unreachable};
 
 /// How long an address may stay without its first answer while its neighbour is being asked for.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
-/// Every route is looked up again in this time, in case a change of it was not announced, or the announcement not understood.
+/// Every route is looked up again in this time, in case a change of it was not announced, or the announcement not
+/// understood.
 const SWEEP: Duration = Duration::from_secs(60);
 
 /// Everything known.
@@ -29,13 +30,16 @@ pub(super) struct Table {
     doubted: BTreeSet<(IpAddr, IpAddr)>,
     /// Addresses whose route must be looked up (again).
     unrouted: BTreeSet<IpAddr>,
-    /// Those of them that are being looked up. Apart, so that addresses which change all the time do not keep the others waiting.
+    /// Those of them that are being looked up. Apart, so that addresses which change all the time do not keep the
+    /// others waiting.
     in_turn: BTreeSet<IpAddr>,
     asking: Asking,
     /// The neighbours on whom an answer depends; nothing: to be found out.
     needed: Option<BTreeSet<Key>>,
     /// Whether an answer may have changed.
     changed: bool,
+    /// Addresses whose answer changed and was not taken yet.
+    unreported: BTreeSet<IpAddr>,
     swept: Option<(Instant, IpAddr)>,
 }
 
@@ -213,25 +217,42 @@ impl Table {
         self.changed = true;
     }
 
-    /// The answers that changed.
+    /// The answers that changed since they were last taken.
     pub(super) fn take_changes(&mut self, now: Instant) -> Vec<(IpAddr, Answer)> {
+        self.decide(now);
+        let answer = |address| Some((address, self.wanted.get(&address)?.answer.clone()?));
+        std::mem::take(&mut self.unreported)
+            .into_iter()
+            .filter_map(answer)
+            .collect()
+    }
+
+    /// Brings the answers up to date.
+    pub(super) fn decide(&mut self, now: Instant) {
+        if !self.changed {
+            return;
+        }
+        self.spell_out_doubts();
+        let mut waiting = false;
         let mut changes = Vec::new();
         for (address, wanted) in &self.wanted {
             if self.unrouted.contains(address) || self.in_turn.contains(address) {
                 continue;
             }
-            if let Some(answer) = self.answer(*address, wanted, now)
-                && wanted.answer.as_ref() != Some(&answer)
-            {
-                changes.push((*address, answer));
+            match self.answer(*address, wanted, now) {
+                Some(answer) if wanted.answer.as_ref() != Some(&answer) => changes.push((*address, answer)),
+                Some(_) => {}
+                None => waiting = true,
             }
         }
-        for (address, answer) in &changes {
-            if let Some(wanted) = self.wanted.get_mut(address) {
-                wanted.answer = Some(answer.clone());
+        // Time alone may answer for those that wait.
+        self.changed = waiting;
+        for (address, answer) in changes {
+            self.unreported.insert(address);
+            if let Some(wanted) = self.wanted.get_mut(&address) {
+                wanted.answer = Some(answer);
             }
         }
-        changes
     }
 
     /// All answers given so far; what has none is not known yet.

@@ -33,10 +33,11 @@ const SNAPSHOT: Duration = Duration::from_secs(60);
 /// The pause before trying again when the kernel cannot be asked.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Finds the next hops of a set of addresses and follows their changes, in a task of its own that ends when this is dropped.
+/// Finds the next hops of a set of addresses and follows their changes, in a task of its own that ends when this is
+/// dropped.
 ///
-/// It belongs to the network namespace of the thread that started it, and needs `CAP_NET_ADMIN` to make the kernel look for
-/// neighbours. It takes nothing back at its end because it leaves nothing: see [`super`].
+/// It belongs to the network namespace of the thread that started it, and needs `CAP_NET_ADMIN` to make the kernel look
+/// for neighbours. It takes nothing back at its end because it leaves nothing: see [`super`].
 #[derive(Debug)]
 pub struct Watcher {
     commands: mpsc::UnboundedSender<Command>,
@@ -56,8 +57,9 @@ impl Watcher {
     ///
     /// With `gateway_mac`, only routes and links are followed: every neighbour has that address, and none is asked for.
     ///
-    /// Answers that changed are sent to `events`; while that is full, changes of one address add up to its latest answer.
-    /// An unreachable answer says what the kernel says: whether to go on with the last next hop is the receiver's choice.
+    /// Answers that changed are sent to `events`; while that is full, changes of one address add up to its latest
+    /// answer. An unreachable answer says what the kernel says: whether to go on with the last next hop is the
+    /// receiver's choice.
     ///
     /// # Errors
     /// No socket could be opened.
@@ -174,8 +176,15 @@ impl Task {
     /// Finds out what is unknown, and says what is new. Breaks when nobody listens any more.
     async fn turn(&mut self) -> ControlFlow<()> {
         let begun = Instant::now();
-        if begun >= self.snapshot_at {
-            self.snapshot().await;
+        if begun >= self.snapshot_at
+            && let Err(error) = self.snapshot().await
+        {
+            warn!("next hops are not followed at present: {error}");
+            self.reply();
+            self.snapshot_at = begun + RETRY;
+            self.rest_until = self.snapshot_at;
+            self.turn_at = self.snapshot_at;
+            return ControlFlow::Continue(());
         }
         self.table.sweep(begun.into_std());
         self.look_up_routes().await;
@@ -205,17 +214,10 @@ impl Task {
         ControlFlow::Continue(())
     }
 
-    async fn snapshot(&mut self) {
-        match self.requests.snapshot().await {
-            Ok(snapshot) => {
-                self.table.replace(&snapshot);
-                self.snapshot_at = Instant::now() + SNAPSHOT;
-            }
-            Err(error) => {
-                warn!("next hops are not followed at present: {error}");
-                self.snapshot_at = Instant::now() + RETRY;
-            }
-        }
+    async fn snapshot(&mut self) -> Result<(), NetlinkError> {
+        self.table.replace(&self.requests.snapshot().await?);
+        self.snapshot_at = Instant::now() + SNAPSHOT;
+        Ok(())
     }
 
     async fn look_up_routes(&mut self) {
@@ -249,7 +251,10 @@ impl Task {
                 }
                 ControlFlow::Continue(false)
             }
-            Err(TrySendError::Full(())) => ControlFlow::Continue(true),
+            Err(TrySendError::Full(())) => {
+                self.table.decide(Instant::now().into_std());
+                ControlFlow::Continue(true)
+            }
             Err(TrySendError::Closed(())) => ControlFlow::Break(()),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lb_userspace::netlink::{NextHop, Refusal, Unreachable};
+use lb_userspace::netlink::{NextHop, Refusal, Unreachable, Watcher};
 
 use crate::hosts::{EDGE_MAC, Host, PEER_MAC, Watch, address, ifindex, ip, ip_shows, on, pair};
 
@@ -186,5 +186,25 @@ fn an_operators_entry_is_used_and_left_alone() {
             .await;
         watch.silence(Duration::from_secs(1)).await;
         assert!(ip_shows("neighbour show 10.1.0.50").contains("PERMANENT"));
+    });
+}
+
+#[test]
+fn answers_are_known_though_nobody_reads_the_events() {
+    let (edge, _peer) = pair();
+    on(&edge, || async {
+        let (sender, mut events) = tokio::sync::mpsc::channel(1);
+        let watcher = Watcher::start(sender, None).unwrap();
+        for at in ["10.1.0.1", "10.1.0.2"] {
+            watcher.watch([address(at)].into());
+            let answers = watcher.resolve_all(Duration::from_secs(2)).await.unwrap();
+            assert!(
+                !matches!(answers[&address(at)], Err(Unreachable::NotYet { .. })),
+                "{at}"
+            );
+        }
+        // The first one's event filled the channel; the second one's comes once there is room.
+        assert_eq!(events.recv().await.unwrap()[0].0, address("10.1.0.1"));
+        assert_eq!(events.recv().await.unwrap()[0].0, address("10.1.0.2"));
     });
 }

@@ -76,7 +76,8 @@ fn changes_in_one_burst() {
         let mut watch = Watch::start(&["192.0.2.1"]);
         watch.next_hop("first", "192.0.2.1", |_| true).await;
         watch.begin();
-        // This thread runs the watcher too: it reads nothing meanwhile, so the buffer overflows before the change that matters.
+        // This thread runs the watcher too: it reads nothing meanwhile, and the buffer overflows before the change that
+        // matters.
         batch((0..20_000u32).map(|n| format!("route add 100.{}.{}.{}/32 dev lo", n >> 16, (n >> 8) & 255, n & 255)));
         ip("route replace 192.0.2.0/24 via 10.2.0.2");
         watch.begin();

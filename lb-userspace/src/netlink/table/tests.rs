@@ -102,6 +102,20 @@ fn an_answer_is_given_once() {
 }
 
 #[test]
+fn an_answer_counts_before_it_is_taken() {
+    let now = Instant::now();
+    let mut table = table(now, &[link(true, 1500), neighbour(NeighbourState::Reachable)]);
+    table.decide(now);
+    assert!(table.is_complete());
+    assert_eq!(table.answers(), [(A, next_hop(1500))].into());
+    table.apply(&link(true, 1400));
+    assert_eq!(table.take_unrouted(9), [A]);
+    table.routed(A, Ok(route(None)));
+    assert_eq!(table.take_changes(now), [(A, next_hop(1400))]);
+    assert_eq!(table.take_changes(now), []);
+}
+
+#[test]
 fn the_smaller_mtu_counts() {
     let now = Instant::now();
     let mut table = table(now, &[link(true, 1500), neighbour(NeighbourState::Reachable)]);
@@ -134,6 +148,7 @@ fn a_forgotten_neighbour_keeps_its_mac_until_it_is_known_to_have_failed() {
     let mut table = table(now, &[link(true, 1500), neighbour(NeighbourState::Reachable)]);
     table.take_changes(now);
     table.apply(&forgotten());
+    assert_eq!(table.take_due(9, now).len(), 1);
     table.apply(&neighbour(NeighbourState::Incomplete));
     assert_eq!(table.take_changes(now + Duration::from_secs(2)), []);
     table.apply(&neighbour(NeighbourState::Failed));
