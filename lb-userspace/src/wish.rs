@@ -54,7 +54,7 @@ pub fn wanted(service: &Service, ring: &Ring, now: &[BackendNow]) -> WantedServi
     }
 }
 
-fn flags(hash: HashInput) -> u32 {
+pub(crate) fn flags(hash: HashInput) -> u32 {
     match hash {
         HashInput::FiveTuple => flag::HASH_FLOW,
         HashInput::Source | HashInput::SourceDport => flag::HASH_ADDRESS,

@@ -1,5 +1,6 @@
 //! The daemon's hold on the kernel: the program on its interfaces, and plans carried out.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +43,8 @@ pub struct Kernel {
     pub balancer: Balancer,
     /// Names and indices of the interfaces that it is attached to.
     pub interfaces: Vec<(String, u32)>,
+    /// Interfaces that packets may be redirected to.
+    redirects: HashSet<u32>,
 }
 
 /// What the program is to be loaded with for a configuration; `present` are the tables that are there.
@@ -93,7 +96,7 @@ impl Kernel {
         if !balancer.taken_over {
             balancer.set_meta(Meta { abi_version: ABI_VERSION, ..Meta::default() })?;
         }
-        Ok(Self { object, instance, settings, balancer, interfaces: Vec::new() })
+        Ok(Self { object, instance, settings, balancer, interfaces: Vec::new(), redirects: HashSet::new() })
     }
 
     /// Whether the tables are those of an earlier daemon.
@@ -127,6 +130,20 @@ impl Kernel {
         apply::apply(plan, &self.balancer.tables, |row| self.balancer.raw_pair(row))
     }
 
+    /// Lets packets leave by every interface that the wanted rewrites name.
+    ///
+    /// # Errors
+    /// If the device map is full.
+    pub fn allow_redirects(&mut self, wanted: &[WantedService]) -> Result<(), KernelError> {
+        let ways = wanted.iter().flat_map(|service| &service.backends).map(|backend| backend.rewrite.ifindex);
+        for ifindex in ways.filter(|ifindex| *ifindex != 0) {
+            if self.redirects.insert(ifindex) {
+                self.balancer.allow_redirect(ifindex)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the program on the interfaces, in place of what an earlier daemon put there, and takes it off all others.
     /// Everything is attached or, on an error, what was attached before is.
     ///
@@ -149,9 +166,6 @@ impl Kernel {
                     return Err(error.into());
                 }
             }
-        }
-        for (_, ifindex) in &attached {
-            self.balancer.allow_redirect(*ifindex)?;
         }
         let keep: Vec<u32> = attached.iter().map(|(_, ifindex)| *ifindex).collect();
         let detached = links::detach_others(&self.instance.pins, &keep)?;
@@ -190,11 +204,12 @@ impl Kernel {
         let folder = self.instance.pins.join(TABLES_NEW);
         discard(&folder)?;
         let settings = settings_for(model, Some(self.settings.lengths));
+        let generation = self.balancer.meta()?.generation;
         let made = Balancer::load_pinned(self.object, settings, &folder).map_err(ControlError::from);
         let filled = made.and_then(|mut balancer| {
             balancer.set_meta(Meta { abi_version: ABI_VERSION, ..Meta::default() })?;
             let plan = plan(&balancer.tables, wanted, Scope::Everything)?;
-            balancer.set_meta(Meta { abi_version: ABI_VERSION, rows_used: apply::rows_used(&plan), ..Meta::default() })?;
+            balancer.set_meta(Meta { abi_version: ABI_VERSION, rows_used: apply::rows_used(&plan), generation, ..Meta::default() })?;
             apply::apply(&plan, &balancer.tables, |row| balancer.raw_pair(row))?;
             Ok(balancer)
         });
@@ -209,6 +224,8 @@ impl Kernel {
         };
         let old = std::mem::replace(&mut self.balancer, balancer);
         self.settings = settings;
+        self.redirects.clear();
+        self.allow_redirects(wanted)?;
         self.attach(&model.node.interfaces, model.node.xdp_mode).await?;
         // Counted only now: until here packets were counted in the old maps.
         self.continue_counters(&old)?;
@@ -232,6 +249,17 @@ impl Kernel {
             }
         }
         self.balancer.continue_reasons(&reasons)
+    }
+
+    /// Counts one more configuration as accepted, and says how many there were.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn next_generation(&mut self) -> Result<u64, KernelError> {
+        let meta = self.balancer.meta()?;
+        let generation = meta.generation + 1;
+        self.balancer.set_meta(Meta { generation, ..meta })?;
+        Ok(generation)
     }
 
     /// How long the tables are.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use lb_common::map::ServiceKey;
 
@@ -18,6 +19,7 @@ use crate::wish::{self, BackendNow, Way};
 pub type Overrides = BTreeMap<String, BTreeMap<String, Override>>;
 
 /// Everything that decides what the kernel should hold.
+#[derive(Clone)]
 pub struct World {
     /// The configuration in force.
     pub model: Model,
@@ -30,7 +32,7 @@ pub struct World {
     ways: HashMap<IpAddr, Answer>,
     /// The last way to an address that is unreachable now: its rows keep it.
     last_ways: HashMap<IpAddr, NextHop>,
-    rings: HashMap<String, ServiceRing>,
+    rings: HashMap<String, Arc<ServiceRing>>,
 }
 
 struct ServiceRing {
@@ -195,6 +197,13 @@ impl World {
         self.model.services.iter().filter_map(|service| self.wanted(service)).collect()
     }
 
+    /// Identities of the slots' owners by the configuration alone, whatever anybody's health.
+    pub fn ring_owners(&self, service: &str) -> Option<Vec<Option<u64>>> {
+        let ring = self.rings.get(service)?;
+        let identity = |owner: &u16| ring.members.get(usize::from(*owner)).map(|member| member.identity);
+        Some(ring.ring.owners().iter().map(identity).collect())
+    }
+
     /// Names of the services by their keys.
     pub fn names(&self) -> HashMap<ServiceKey, &str> {
         self.model.services.iter().map(|service| (service.key(), service.name.as_str())).collect()
@@ -206,14 +215,14 @@ impl World {
         let mut missing: Vec<(&Service, Vec<Member>)> = Vec::new();
         for service in &self.model.services {
             let members = wish::members(service, &self.ring_weights(service));
-            let same = |ring: &ServiceRing| ring.size == service.ring_size && ring.members == members;
+            let same = |ring: &Arc<ServiceRing>| ring.size == service.ring_size && ring.members == members;
             if !self.rings.get(&service.name).is_some_and(same) {
                 missing.push((service, members));
             }
         }
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let chunk = missing.len().div_ceil(threads).max(1);
-        let populated: Vec<(String, ServiceRing)> = std::thread::scope(|scope| {
+        let populated: Vec<(String, Arc<ServiceRing>)> = std::thread::scope(|scope| {
             let workers: Vec<_> = missing
                 .chunks(chunk)
                 .map(|services| {
@@ -221,7 +230,7 @@ impl World {
                         let populate = |(service, members): &(&Service, Vec<Member>)| {
                             let ring = Ring::populate(members, service.ring_size);
                             let ring = ServiceRing { members: members.clone(), size: service.ring_size, ring };
-                            (service.name.clone(), ring)
+                            (service.name.clone(), Arc::new(ring))
                         };
                         services.iter().map(populate).collect::<Vec<_>>()
                     })

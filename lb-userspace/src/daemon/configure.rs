@@ -1,0 +1,212 @@
+//! Another configuration: what it would change, and making it the one in force, wholly or not at all.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use tracing::{error, info, warn};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::Daemon;
+use super::state::{Applied, State};
+use super::world::World;
+use crate::api::error::{ApiError, ErrorKind};
+use crate::api::report::{ApplyReport, Finding, PlanReport};
+use crate::api::types::{Acceptance, ConfigSource};
+use crate::config::{self, ConfigError};
+use crate::model::Model;
+use crate::netlink::Watcher;
+use crate::plan::{Plan, Scope, WantedService, Write};
+
+mod diff;
+
+/// A configuration that was understood, and what it comes to.
+struct Candidate {
+    world: World,
+    wanted: Vec<WantedService>,
+    /// Nothing: the tables must be made anew.
+    plan: Option<Plan>,
+    warnings: Vec<ConfigError>,
+}
+
+impl Daemon {
+    /// What a configuration would change.
+    pub(super) fn plan_config(&self, toml: &str, file: Option<&str>) -> Result<PlanReport, ApiError> {
+        let candidate = self.candidate(toml, file)?;
+        Ok(self.report(&candidate))
+    }
+
+    /// Makes a configuration the one in force. On an error, the one before is.
+    pub(super) async fn apply_config(
+        &mut self,
+        toml: &str,
+        file: Option<&str>,
+        by: Acceptance,
+    ) -> Result<ApplyReport, ApiError> {
+        let begun = Instant::now();
+        let candidate = self.candidate(toml, file)?;
+        let report = self.report(&candidate);
+        let accepted_unix_ms = unix_ms();
+        let applied = match by {
+            Acceptance::Apply => Some(Applied {
+                toml: toml.to_owned(),
+                file: file.map(str::to_owned),
+                accepted_unix_ms,
+                newer_than: self.file_hash,
+            }),
+            _ => None,
+        };
+        let before = std::mem::replace(
+            &mut self.state,
+            State { applied, overrides: candidate.world.overrides.clone() },
+        );
+        // Kept before the kernel knows: what was accepted must not be lost, and what cannot be kept is not accepted.
+        if let Err(error) = self.store.save(&self.state) {
+            self.state = before;
+            return Err(refused(error));
+        }
+        let Candidate { world, wanted, plan, warnings } = candidate;
+        if let Err(error) = self.to_kernel(&world.model, &wanted, plan.as_ref()).await {
+            self.state = before;
+            if let Err(error) = self.store.save(&self.state) {
+                error!(%error, "the configuration that was refused is still on the disk");
+            }
+            return Err(error);
+        }
+        let gateway_changed = self.world.model.node.gateway_mac != world.model.node.gateway_mac;
+        self.world = world;
+        if gateway_changed {
+            match Watcher::start(self.ways.clone(), self.world.model.node.gateway_mac) {
+                Ok(watcher) => self.watcher = watcher,
+                Err(error) => error!(%error, "ways to backends are followed with the earlier gateway"),
+            }
+        }
+        // Backends that stay keep their verdicts; new ones start without.
+        self.follow(|_| false);
+        self.source = ConfigSource { file: file.map(str::to_owned), accepted_unix_ms, by };
+        self.config_warnings = warnings.iter().map(|warning| warning.headline().to_string()).collect();
+        let generation = self.kernel.next_generation().map_err(internal)?;
+        let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(generation, took_ms, services = self.world.model.services.len(), "configuration in force");
+        Ok(ApplyReport { generation, took_ms, plan: report })
+    }
+
+    /// Reads the file named on the command line again.
+    pub(super) async fn reload_file(&mut self) {
+        let name = self.file.display().to_string();
+        let text = match std::fs::read_to_string(&self.file) {
+            Ok(text) => text,
+            Err(error) => return error!(file = name, %error, "cannot read the configuration again; the one before stays"),
+        };
+        self.file_hash = xxh3_64(text.as_bytes());
+        match self.apply_config(&text, Some(&name), Acceptance::Reload).await {
+            Ok(_) => {}
+            Err(refused) => {
+                error!(file = name, error = %refused, "the file was not accepted; the configuration before stays");
+                for finding in &refused.details {
+                    error!("{name}:{}: {}", place(finding), finding.message);
+                }
+            }
+        }
+    }
+
+    fn candidate(&self, toml: &str, file: Option<&str>) -> Result<Candidate, ApiError> {
+        let name = file.unwrap_or("-");
+        let parsed = config::parse(toml, name)
+            .map_err(|errors| ApiError::invalid_config(name, errors.iter().map(finding).collect()))?;
+        let mut world = self.world.clone();
+        world.replace_model(parsed.model);
+        world.interfaces = Vec::new();
+        for interface in &world.model.node.interfaces {
+            let index = nix::net::if_::if_nametoindex(interface.as_str()).map_err(|_| {
+                refused(format!("node.interfaces: this host has no interface {interface:?}; see `ip link`"))
+            })?;
+            world.interfaces.push(index);
+        }
+        let wanted = world.wanted_all();
+        let plan = if self.kernel.needs_reload(&world.model) {
+            None
+        } else {
+            match self.kernel.plan(&wanted, Scope::Everything) {
+                Ok(plan) => Some(plan),
+                // What is left is in pieces, but it fits into new tables of the same length: the file was checked against them.
+                Err(_) => None,
+            }
+        };
+        Ok(Candidate { world, wanted, plan, warnings: parsed.warnings })
+    }
+
+    async fn to_kernel(&mut self, model: &Model, wanted: &[WantedService], plan: Option<&Plan>) -> Result<(), ApiError> {
+        let Some(plan) = plan else {
+            warn!("the tables are made anew: another seed, other capacities, or no room left in the present ones");
+            return self.kernel.reload(model, wanted).await.map_err(refused);
+        };
+        let node = &self.world.model.node;
+        if model.node.interfaces != node.interfaces || model.node.xdp_mode != node.xdp_mode {
+            self.kernel.attach(&model.node.interfaces, model.node.xdp_mode).await.map_err(refused)?;
+        }
+        self.kernel.allow_redirects(wanted).map_err(refused)?;
+        self.kernel.apply(plan).map_err(internal)
+    }
+
+    fn report(&self, candidate: &Candidate) -> PlanReport {
+        let mut writes = BTreeMap::new();
+        let mut count = |what: &str, n: usize| *writes.entry(what.to_owned()).or_insert(0) += n as u64;
+        let mut services = HashSet::new();
+        for write in candidate.plan.iter().flat_map(|plan| &plan.writes) {
+            match write {
+                Write::FillRow { .. } | Write::SetRewrite { .. } | Write::FreeRow { .. } => count("backends", 1),
+                Write::FillRing { slots, .. } => count("ring slots", slots.len()),
+                Write::SetSlots { slots } => count("ring slots", slots.len()),
+                Write::Insert { place, .. }
+                | Write::Remove { place }
+                | Write::SetBases { place, .. }
+                | Write::SetRingSize { place, .. }
+                | Write::SetRooms { place, .. }
+                | Write::SetFlags { place, .. } => {
+                    if services.insert(*place) {
+                        count("services", 1);
+                    }
+                }
+                Write::SetOverflow { .. } | Write::Grace => {}
+            }
+        }
+        if candidate.plan.is_none() {
+            count("services", candidate.wanted.len());
+            count("backends", candidate.wanted.iter().map(|service| service.backends.len()).sum());
+            count("ring slots", candidate.wanted.iter().map(|service| service.owners.len()).sum());
+        }
+        PlanReport {
+            changes: diff::changes(&self.world.model, &candidate.world.model),
+            rings: diff::rings(&self.world, &candidate.world),
+            writes,
+            warnings: candidate.warnings.iter().map(finding).collect(),
+        }
+    }
+}
+
+/// An error or a warning as the API shows it.
+pub(super) fn finding(error: &ConfigError) -> Finding {
+    let some = |n: usize| u32::try_from(n).ok().filter(|n| *n > 0);
+    let path = if error.path.is_empty() { String::new() } else { format!("{}: ", error.path) };
+    Finding { line: some(error.line), column: some(error.column), message: format!("{path}{}", error.problem) }
+}
+
+fn place(finding: &Finding) -> String {
+    match (finding.line, finding.column) {
+        (Some(line), Some(column)) => format!("{line}:{column}"),
+        _ => "file".to_owned(),
+    }
+}
+
+pub(super) fn refused(error: impl std::fmt::Display) -> ApiError {
+    ApiError::new(ErrorKind::Refused, format!("{error}; nothing was changed"))
+}
+
+pub(super) fn internal(error: impl std::fmt::Display) -> ApiError {
+    ApiError::new(ErrorKind::Internal, error.to_string())
+}
+
+/// Milliseconds since 1970.
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,154 @@
+//! What is different between two configurations, in the words of the file.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use crate::api::report::{Change, ChangeAction, FieldChange, RingChange};
+use crate::api::types::{Forward, HashInput, Protocol, Tracking};
+use crate::daemon::world::World;
+use crate::model::{Backend, Check, Health, Model, Node, Service};
+
+type Fields = Vec<(&'static str, String)>;
+
+/// Everything that is different.
+pub(super) fn changes(before: &Model, after: &Model) -> Vec<Change> {
+    let mut changes = Vec::new();
+    push(&mut changes, None, None, Some(node(&before.node)), Some(node(&after.node)));
+    let by_name = |model: &Model| -> BTreeMap<String, Service> {
+        model.services.iter().map(|service| (service.name.clone(), service.clone())).collect()
+    };
+    let (old, new) = (by_name(before), by_name(after));
+    for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
+        let (old, new) = (old.get(name), new.get(name));
+        push(&mut changes, Some(name), None, old.map(service), new.map(service));
+        let (Some(old), Some(new)) = (old, new) else { continue };
+        let backends = |service: &Service| -> BTreeMap<String, Fields> {
+            service.backends.iter().map(|one| (one.name.clone(), backend(one))).collect()
+        };
+        let (old, new) = (backends(old), backends(new));
+        for one in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
+            push(&mut changes, Some(name), Some(one), old.get(one).cloned(), new.get(one).cloned());
+        }
+    }
+    changes
+}
+
+fn push(
+    changes: &mut Vec<Change>,
+    service: Option<&str>,
+    backend: Option<&str>,
+    before: Option<Fields>,
+    after: Option<Fields>,
+) {
+    let action = match (&before, &after) {
+        (None, None) => return,
+        (None, Some(_)) => ChangeAction::Add,
+        (Some(_), None) => ChangeAction::Remove,
+        (Some(_), Some(_)) => ChangeAction::Change,
+    };
+    let old: BTreeMap<&str, String> = before.unwrap_or_default().into_iter().collect();
+    let new = after.unwrap_or_default();
+    let mut fields: Vec<FieldChange> = Vec::new();
+    for (field, value) in &new {
+        if old.get(field) != Some(value) {
+            let (before, after) = (old.get(field).cloned(), Some(value.clone()));
+            fields.push(FieldChange { field: (*field).to_owned(), before, after });
+        }
+    }
+    if action == ChangeAction::Change {
+        let gone = old.into_iter().filter(|(field, _)| !new.iter().any(|(name, _)| name == field));
+        fields.extend(gone.map(|(field, value)| FieldChange { field: field.to_owned(), before: Some(value), after: None }));
+        if fields.is_empty() {
+            return;
+        }
+    }
+    changes.push(Change { action, service: service.map(str::to_owned), backend: backend.map(str::to_owned), fields });
+}
+
+fn node(node: &Node) -> Fields {
+    let mut fields = vec![
+        ("interfaces", node.interfaces.join(", ")),
+        ("xdp_mode", word(node.xdp_mode)),
+        // The seed is a secret: that it changed is told, and not to what.
+        ("hash_seed", format!("number {:08x}", xxhash_rust::xxh3::xxh3_64(&node.hash_seed.to_le_bytes()) as u32)),
+        ("capacity.services", node.capacity.services.to_string()),
+        ("capacity.backends", node.capacity.backends.to_string()),
+        ("capacity.ring_slots", node.capacity.ring_slots.map_or("auto".to_owned(), |slots| slots.to_string())),
+    ];
+    if let Some(mac) = node.gateway_mac {
+        fields.push(("gateway_mac", super::super::answers::mac(mac)));
+    }
+    fields.extend(node.tunnel_source_v4.map(|source| ("tunnel_source_v4", source.to_string())));
+    fields.extend(node.tunnel_source_v6.map(|source| ("tunnel_source_v6", source.to_string())));
+    fields
+}
+
+fn service(service: &Service) -> Fields {
+    let mut fields = vec![
+        ("vip", service.vip.to_string()),
+        ("protocol", Protocol::from(service.protocol).to_string()),
+        ("port", service.port.to_string()),
+        ("hash", HashInput::from(service.hash).to_string()),
+        ("tracking", Tracking::from(service.tracking).to_string()),
+        ("ring_size", service.ring_size.to_string()),
+    ];
+    if let Some(health) = &service.health {
+        fields.extend(self::health(health));
+    }
+    fields
+}
+
+fn health(health: &Health) -> Fields {
+    let mut fields = vec![
+        ("health.port", health.port.to_string()),
+        ("health.interval", format!("{:?}", health.interval)),
+        ("health.timeout", format!("{:?}", health.timeout)),
+        ("health.rise", health.rise.to_string()),
+        ("health.fall", health.fall.to_string()),
+        ("health.jitter", health.jitter.to_string()),
+    ];
+    match &health.check {
+        Check::Tcp => fields.push(("health.kind", "tcp".to_owned())),
+        Check::Http { path, host } => {
+            fields.push(("health.kind", "http".to_owned()));
+            fields.push(("health.path", path.clone()));
+            fields.extend(host.clone().map(|host| ("health.host", host)));
+        }
+    }
+    fields
+}
+
+fn backend(backend: &Backend) -> Fields {
+    vec![
+        ("address", backend.address.to_string()),
+        ("weight", backend.weight.to_string()),
+        ("forward", Forward::from(backend.forward).to_string()),
+    ]
+}
+
+fn word(value: impl Debug) -> String {
+    format!("{value:?}").to_lowercase()
+}
+
+/// How many slots of each ring that stays belong to another backend afterwards, by the configuration alone.
+pub(super) fn rings(before: &World, after: &World) -> Vec<RingChange> {
+    let mut changes = Vec::new();
+    for service in &after.model.services {
+        let (Some(old), Some(new)) = (before.ring_owners(&service.name), after.ring_owners(&service.name)) else {
+            continue;
+        };
+        let moved = if old.len() == new.len() {
+            old.iter().zip(&new).filter(|(old, new)| old != new).count()
+        } else {
+            new.len()
+        };
+        if moved > 0 {
+            changes.push(RingChange {
+                service: service.name.clone(),
+                moved: moved as u32,
+                ring_size: service.ring_size,
+            });
+        }
+    }
+    changes
+}

@@ -1,0 +1,193 @@
+//! `lbd run`: one loop that takes every event in turn, and tells the kernel what follows from it.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`world`] | what is known; pure |
+//! | [`kernel`] | the hold on program, maps and links |
+//! | [`state`] | what must survive a crash |
+//! | `start` | from the command line to the loop |
+//! | `configure` | another configuration: plan, apply, report |
+//! | `operator` | drain, disable, weight |
+//! | `answers` | what the API shows |
+//! | `rates` | packets per second |
+
+mod answers;
+mod configure;
+pub mod kernel;
+mod operator;
+mod rates;
+mod start;
+pub mod state;
+pub mod world;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tracing::{debug, error, info, warn};
+
+use crate::api::server::Call;
+use crate::api::types::ConfigSource;
+use crate::health::{Checker, HealthEvent, State as Health, Target, TargetId};
+use crate::netlink::{Answer, Watcher};
+use crate::plan::Scope;
+use kernel::Kernel;
+use rates::Rates;
+use state::{State, Store};
+use world::World;
+
+pub use start::{DaemonError, detach, run};
+
+/// Everything that can happen.
+enum Event {
+    /// A request through the API.
+    Call(Box<Call>),
+    /// Backends came up or went down.
+    Health(Vec<HealthEvent>),
+    /// Ways to backends were found, changed or lost.
+    Ways(Vec<(IpAddr, Answer)>),
+    /// The configuration file is to be read again.
+    Reload,
+    /// A moment has passed.
+    Tick,
+    /// The daemon is to stop; the kernel goes on.
+    Stop(&'static str),
+}
+
+/// The daemon's loop and all that it holds.
+struct Daemon {
+    world: World,
+    kernel: Kernel,
+    checker: Checker,
+    watcher: Watcher,
+    /// Where the watcher sends; kept for the next one.
+    ways: mpsc::Sender<Vec<(IpAddr, Answer)>>,
+    store: Store,
+    state: State,
+    source: ConfigSource,
+    /// The file named on the command line.
+    file: PathBuf,
+    /// XXH3-64 of that file's text when it was last read.
+    file_hash: u64,
+    rates: Rates,
+    started: Instant,
+    /// What is wrong with the configuration in force without being an error.
+    config_warnings: Vec<String>,
+    /// Services whose share of the kernel is to be planned anew.
+    stale: BTreeSet<String>,
+    /// Since when the kernel does not hold what is wanted, and why.
+    stuck: Option<String>,
+}
+
+/// How often rates are taken and what failed is tried again.
+const TICK: Duration = Duration::from_secs(1);
+
+impl Daemon {
+    /// Handles events until one says stop.
+    async fn serve(&mut self, mut events: mpsc::UnboundedReceiver<Event>) {
+        while let Some(event) = events.recv().await {
+            if let Some(reason) = self.handle(event).await {
+                return self.farewell(reason);
+            }
+            // What came meanwhile belongs to the same plan: a rack that dies is one change, not forty.
+            while let Ok(event) = events.try_recv() {
+                if let Some(reason) = self.handle(event).await {
+                    return self.farewell(reason);
+                }
+            }
+            self.converge();
+        }
+    }
+
+    async fn handle(&mut self, event: Event) -> Option<&'static str> {
+        match event {
+            Event::Call(call) => self.answer(*call).await,
+            Event::Health(events) => events.into_iter().for_each(|event| self.note_health(event)),
+            Event::Ways(ways) => self.note_ways(ways),
+            Event::Reload => self.reload_file().await,
+            Event::Tick => self.rates.sample(&self.kernel),
+            Event::Stop(reason) => return Some(reason),
+        }
+        None
+    }
+
+    fn farewell(&self, reason: &str) {
+        info!(reason, "stopping; the kernel goes on balancing with what it has, `lbd detach` would end that");
+    }
+
+    fn note_health(&mut self, event: HealthEvent) {
+        let HealthEvent { id, address, transition, reason, .. } = event;
+        let Some(service) = self.world.service(&id.service) else { return };
+        // About a predecessor of that name, if the address is another.
+        let same = |address: IpAddr| service.backends.iter().any(|b| b.name == *id.backend && b.address == address);
+        if service.health.is_none() || !same(address.ip()) {
+            return;
+        }
+        let (from, to) = (transition.from, transition.to);
+        match to {
+            Health::Down => warn!(service = %id.service, backend = %id.backend, %from, %to, %reason, "backend is down"),
+            _ => info!(service = %id.service, backend = %id.backend, %from, %to, %reason, "backend is {to}"),
+        }
+        self.stale.insert(id.service.to_string());
+        self.world.health.insert(id, to);
+    }
+
+    fn note_ways(&mut self, ways: Vec<(IpAddr, Answer)>) {
+        for (address, way) in &ways {
+            match way {
+                Ok(way) => debug!(%address, ?way, "way found"),
+                Err(unreachable) => warn!(%address, %unreachable, "no way to a backend"),
+            }
+        }
+        let concerned = self.world.set_ways(ways);
+        self.stale.extend(concerned);
+    }
+
+    /// Brings the kernel to what is wanted for the services that something has changed for.
+    fn converge(&mut self) {
+        if self.stale.is_empty() {
+            return;
+        }
+        let services = self.stale.iter().filter_map(|name| self.world.service(name));
+        let wanted: Vec<_> = services.filter_map(|service| self.world.wanted(service)).collect();
+        let begun = Instant::now();
+        let done = self.kernel.plan(&wanted, Scope::TheseOnly).map_err(|error| error.to_string()).and_then(|plan| {
+            self.kernel.allow_redirects(&wanted).map_err(|error| error.to_string())?;
+            let summary = plan.summary;
+            self.kernel.apply(&plan).map_err(|error| error.to_string())?;
+            Ok(summary)
+        });
+        match done {
+            Ok(summary) => {
+                let micros = begun.elapsed().as_micros();
+                debug!(services = self.stale.len(), slots_moved = summary.slots_moved, micros, "kernel brought up to date");
+                self.stale.clear();
+                self.stuck = None;
+            }
+            Err(error) => {
+                // Tried again at the next event, a second from now at the latest.
+                if self.stuck.as_ref() != Some(&error) {
+                    error!(%error, "the kernel does not hold what is wanted");
+                }
+                self.stuck = Some(error);
+            }
+        }
+    }
+
+    /// Tells checker and watcher what the model holds. `serving` says of a backend whether it served before a restart.
+    fn follow(&self, serving: impl Fn(&TargetId) -> bool) {
+        self.watcher.watch(self.world.addresses());
+        let mut targets = Vec::new();
+        for service in &self.world.model.services {
+            let Some(health) = &service.health else { continue };
+            for backend in &service.backends {
+                let id = TargetId::new(&service.name, &backend.name);
+                let initial = serving(&id).then_some(true);
+                targets.push(Target { id, address: backend.address, health: health.clone(), initial });
+            }
+        }
+        self.checker.set(targets);
+    }
+}

@@ -1,0 +1,240 @@
+//! From the command line to the loop, and the way out.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::configure::unix_ms;
+use super::kernel::{ControlError, Kernel, serving};
+use super::rates::Rates;
+use super::state::{StateError, Store};
+use super::world::World;
+use super::{Daemon, Event, TICK};
+use crate::api::server::{self, Timeouts};
+use crate::api::socket::{self, SocketError};
+use crate::api::types::{Acceptance, ConfigSource};
+use crate::bpf::instance::{Instance, InstanceError};
+use crate::config::{self, Errors, Parsed};
+use crate::health::{self, Checker, State as Health, TargetId};
+use crate::model::identity;
+use crate::netlink::{NetlinkError, Watcher};
+use crate::object;
+use crate::plan::Scope;
+
+/// Why the daemon does not run.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// The file has errors.
+    #[error("{0}")]
+    Config(Errors),
+    /// What it runs in is not as it must be.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// The socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The state folder.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The kernel.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Netlink.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The health checks.
+    #[error(transparent)]
+    Checks(#[from] health::StartError),
+    /// Signals.
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
+}
+
+/// How long the first look-up of all next hops may take.
+const FIRST_WAYS: Duration = Duration::from_secs(3);
+
+/// Balances as `file` says until SIGTERM or SIGINT. The kernel goes on when this returns.
+///
+/// # Errors
+/// Whatever keeps it from starting. What an earlier daemon left in the kernel is untouched then, unless it was already being
+/// brought up to date.
+pub async fn run(file: &Path, socket: &Path) -> Result<(), DaemonError> {
+    let Parsed { model, warnings } = config::load(file).map_err(DaemonError::Config)?;
+    let file_hash = std::fs::read(file).map_or(0, |bytes| xxh3_64(&bytes));
+    let _lock = Instance::lock()?;
+    let instance = Instance::find()?;
+    let bound = socket::bind(socket)?;
+    let store = Store::in_folder(&instance.state);
+    let state = store.load()?;
+    let mut source = ConfigSource {
+        file: Some(file.display().to_string()),
+        accepted_unix_ms: unix_ms(),
+        by: Acceptance::Start,
+    };
+    let (mut model, mut warnings) = (model, warnings);
+    if let Some(applied) = state.applied.as_ref().filter(|applied| applied.newer_than == file_hash) {
+        let name = applied.file.as_deref().unwrap_or("-");
+        match config::parse(&applied.toml, name) {
+            Ok(parsed) => {
+                warn!(
+                    applied = name,
+                    file = %file.display(),
+                    "serving what `lbctl apply` brought: the file has not changed since; change or apply it to return to it"
+                );
+                (model, warnings) = (parsed.model, parsed.warnings);
+                source = ConfigSource {
+                    file: applied.file.clone(),
+                    accepted_unix_ms: applied.accepted_unix_ms,
+                    by: Acceptance::Apply,
+                };
+            }
+            Err(errors) => warn!(applied = name, %errors, "what was applied last is not accepted any more: the file counts"),
+        }
+    }
+    for warning in &warnings {
+        warn!("{}", warning.headline());
+    }
+    match health::raise_file_limit() {
+        Ok(limit) => info!(limit, "open files"),
+        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
+    }
+
+    let mut kernel = Kernel::open(object::BALANCE, instance, &model)?;
+    let (ways_sender, ways) = mpsc::channel(64);
+    let watcher = Watcher::start(ways_sender.clone(), model.node.gateway_mac)?;
+    let mut world = World::new(model, state.overrides.clone());
+    for name in &world.model.node.interfaces {
+        let index = nix::net::if_::if_nametoindex(name.as_str())
+            .map_err(|_| ControlError::from(crate::bpf::links::AttachError::NoInterface { name: name.clone() }))?;
+        world.interfaces.push(index);
+    }
+    watcher.watch(world.addresses());
+    world.set_ways(watcher.resolve_all(FIRST_WAYS).await?);
+    let served = served_before(&kernel, &world);
+    world.health.extend(served.iter().map(|id| (id.clone(), Health::Up)));
+    let wanted = world.wanted_all();
+    let plan = kernel.plan(&wanted, Scope::Everything).map_err(ControlError::from)?;
+    kernel.allow_redirects(&wanted).map_err(ControlError::from)?;
+    kernel.apply(&plan).map_err(ControlError::from)?;
+    kernel.attach(&world.model.node.interfaces, world.model.node.xdp_mode).await?;
+    let generation = kernel.next_generation().map_err(ControlError::from)?;
+
+    let (events, receiver) = mpsc::unbounded_channel();
+    let checker = Checker::start({
+        let events = events.clone();
+        move |reports| drop(events.send(Event::Health(reports)))
+    })?;
+    let mut daemon = Daemon {
+        world,
+        kernel,
+        checker,
+        watcher,
+        ways: ways_sender,
+        store,
+        state,
+        source,
+        file: file.to_owned(),
+        file_hash,
+        rates: Rates::default(),
+        started: Instant::now(),
+        config_warnings: warnings.iter().map(|warning| warning.headline().to_string()).collect(),
+        stale: BTreeSet::new(),
+        stuck: None,
+    };
+    daemon.follow(|id| served.contains(id));
+    let (calls_sender, calls) = mpsc::channel(64);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(server::serve(bound, calls_sender, Timeouts::default(), async {
+        // Sent or dropped: both mean that it is over.
+        let _ = stopped.await;
+    }));
+    forward(ways, &events, Event::Ways);
+    forward(calls, &events, Event::from);
+    watch_signals(&events)?;
+    let services = daemon.world.model.services.len();
+    info!(generation, services, taken_over = daemon.kernel.taken_over(), socket = %socket.display(), "serving");
+    daemon.serve(receiver).await;
+    drop(stop);
+    match server.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "the API stopped with an error"),
+        Err(error) => warn!(%error, "the API stopped with an error"),
+    }
+    Ok(())
+}
+
+/// Takes the program off all interfaces of this network namespace and removes its pins and its state.
+///
+/// # Errors
+/// If a daemon still runs, or something cannot be removed.
+pub fn detach() -> Result<usize, DaemonError> {
+    let _lock = Instance::lock()?;
+    let instance = Instance::find()?;
+    let detached = super::kernel::detach(&instance)?;
+    Store::in_folder(&instance.state).remove()?;
+    Ok(detached)
+}
+
+/// Who served in the tables that were taken over.
+fn served_before(kernel: &Kernel, world: &World) -> BTreeSet<TargetId> {
+    if !kernel.taken_over() {
+        return BTreeSet::new();
+    }
+    let layout = kernel.layout();
+    let mut served = BTreeSet::new();
+    for service in world.model.services.iter().filter(|service| service.health.is_some()) {
+        let identities: HashMap<u64, &str> =
+            service.backends.iter().map(|backend| (identity(&backend.name), backend.name.as_str())).collect();
+        let owners = serving(&kernel.balancer, &layout, service.key());
+        let names = owners.iter().filter_map(|identity| identities.get(identity));
+        served.extend(names.map(|backend| TargetId::new(&service.name, backend)));
+    }
+    served
+}
+
+/// Sends everything that comes out of `receiver` into the loop.
+fn forward<T: Send + 'static>(
+    mut receiver: mpsc::Receiver<T>,
+    events: &mpsc::UnboundedSender<Event>,
+    event: impl Fn(T) -> Event + Send + 'static,
+) {
+    let events = events.clone();
+    tokio::spawn(async move {
+        while let Some(item) = receiver.recv().await {
+            if events.send(event(item)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn watch_signals(events: &mpsc::UnboundedSender<Event>) -> Result<(), DaemonError> {
+    let listen = |kind| signal(kind).map_err(DaemonError::Signals);
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let events = events.clone();
+    tokio::spawn(async move {
+        loop {
+            let event = tokio::select! {
+                _ = terminate.recv() => Event::Stop("SIGTERM"),
+                _ = interrupt.recv() => Event::Stop("SIGINT"),
+                _ = hangup.recv() => Event::Reload,
+                _ = tick.tick() => Event::Tick,
+            };
+            if events.send(event).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
