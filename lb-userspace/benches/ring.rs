@@ -44,8 +44,8 @@ fn main() {
             kind(mixed),
             moved(count, mixed, &ours, &leaves),
             moved(count, mixed, &maglev, &leaves),
-            moved(count, mixed, &ours, &gains),
-            moved(count, mixed, &maglev, &gains),
+            moved(count, mixed, &ours, &|m, who| gains(m, who)),
+            moved(count, mixed, &maglev, &|m, who| gains(m, who)),
         );
     }
 
@@ -124,7 +124,7 @@ fn leaves(members: &mut Vec<Member>, who: usize) -> Vec<u16> {
     (0..=members.len() as u16).filter(|&i| usize::from(i) != who).collect()
 }
 
-fn gains(members: &mut Vec<Member>, who: usize) -> Vec<u16> {
+fn gains(members: &mut [Member], who: usize) -> Vec<u16> {
     members[who].weight += members[who].weight.div_ceil(10);
     (0..members.len() as u16).collect()
 }

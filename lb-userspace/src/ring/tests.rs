@@ -155,15 +155,17 @@ fn shares_within_one_percent_at_100() {
 
 #[test]
 fn no_order() {
-    let members = members(&mixed(50));
-    let ring = Ring::populate(&members, SIZE);
-    let shares: Vec<Share> = (0..50).map(|i| Share([0, 9_999, u16::MAX][i % 3])).collect();
-    let (backwards, backward_shares): (Vec<Member>, Vec<Share>) =
-        members.iter().copied().zip(shares.clone()).rev().unzip();
-    let backward_ring = Ring::populate(&backwards, SIZE);
-    let mapped = |slots: &[u16]| slots.iter().map(|&slot| 49 - slot).collect::<Vec<u16>>();
-    assert_eq!(ring.owners(), mapped(backward_ring.owners()));
-    assert_eq!(ring.lend(&shares), mapped(&backward_ring.lend(&backward_shares)));
+    for weights in [mixed(50), vec![100; 50]] {
+        let members = members(&weights);
+        let ring = Ring::populate(&members, SIZE);
+        let shares: Vec<Share> = (0..50).map(|i| Share([0, 9_999, u16::MAX][i % 3])).collect();
+        let (backwards, shares_backwards): (Vec<Member>, Vec<Share>) =
+            members.iter().copied().zip(shares.clone()).rev().unzip();
+        let ring_backwards = Ring::populate(&backwards, SIZE);
+        let mapped = |slots: &[u16]| slots.iter().map(|&slot| 49 - slot).collect::<Vec<u16>>();
+        assert!(ring.owners() == mapped(ring_backwards.owners()));
+        assert!(ring.lend(&shares) == mapped(&ring_backwards.lend(&shares_backwards)));
+    }
 }
 
 #[test]
