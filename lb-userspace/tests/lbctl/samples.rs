@@ -7,12 +7,12 @@ use lb_userspace::api::report::*;
 use lb_userspace::api::types::*;
 
 /// The time at which all samples are looked at: 2026-03-01, 12:00 UTC.
-pub const NOW: u64 = 1_772_366_400_000;
+pub(crate) const NOW: u64 = 1_772_366_400_000;
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 
-pub fn status() -> Status {
+pub(crate) fn status() -> Status {
     Status {
         node: "edge-1".to_owned(),
         version: "0.1.0".to_owned(),
@@ -86,7 +86,7 @@ pub fn status() -> Status {
     }
 }
 
-pub fn services() -> Vec<ServiceSummary> {
+pub(crate) fn services() -> Vec<ServiceSummary> {
     let summary = |name: &str, vip: &str, protocol, port, forward, total, serving, packets_per_second: f64| {
         let rate = Rate {
             packets_per_second,
@@ -127,7 +127,7 @@ pub fn services() -> Vec<ServiceSummary> {
     ]
 }
 
-pub fn service() -> ServiceDetail {
+pub(crate) fn service() -> ServiceDetail {
     let rate = |packets_per_second: f64| Rate {
         packets_per_second,
         bits_per_second: (packets_per_second * 987.0 * 8.0).round(),
@@ -250,12 +250,12 @@ pub fn service() -> ServiceDetail {
     }
 }
 
-pub fn stats() -> Stats {
+pub(crate) fn stats() -> Stats {
     counters()
 }
 
 /// Counters that have grown by some percent.
-pub fn later_stats() -> Stats {
+pub(crate) fn later_stats() -> Stats {
     let mut stats = counters();
     for backend in stats.services.iter_mut().flat_map(|service| &mut service.backends) {
         backend.packets += backend.packets / 1_000_000;
@@ -316,7 +316,7 @@ fn counters() -> Stats {
     }
 }
 
-pub fn lookup() -> Lookup {
+pub(crate) fn lookup() -> Lookup {
     Lookup {
         service: "web".to_owned(),
         source: "198.51.100.7:40000".parse().expect("an address"),
@@ -330,7 +330,7 @@ pub fn lookup() -> Lookup {
     }
 }
 
-pub fn lookup_without_backend() -> Lookup {
+pub(crate) fn lookup_without_backend() -> Lookup {
     Lookup {
         reason: Reason::NoBackend.name().to_owned(),
         backend: None,
@@ -339,7 +339,7 @@ pub fn lookup_without_backend() -> Lookup {
     }
 }
 
-pub fn plan() -> PlanReport {
+pub(crate) fn plan() -> PlanReport {
     let field = |field: &str, before: Option<&str>, after: Option<&str>| FieldChange {
         field: field.to_owned(),
         before: before.map(str::to_owned),
@@ -396,7 +396,7 @@ pub fn plan() -> PlanReport {
     }
 }
 
-pub fn apply() -> ApplyReport {
+pub(crate) fn apply() -> ApplyReport {
     ApplyReport {
         generation: 8,
         took_ms: 12,
@@ -404,7 +404,7 @@ pub fn apply() -> ApplyReport {
     }
 }
 
-pub fn backend_changed() -> BackendChanged {
+pub(crate) fn backend_changed() -> BackendChanged {
     BackendChanged {
         service: "web".to_owned(),
         backend: service().backends.remove(3),
@@ -412,7 +412,7 @@ pub fn backend_changed() -> BackendChanged {
     }
 }
 
-pub fn check() -> CheckReport {
+pub(crate) fn check() -> CheckReport {
     CheckReport {
         file: "edge.toml".to_owned(),
         valid: false,
@@ -423,7 +423,7 @@ pub fn check() -> CheckReport {
     }
 }
 
-pub fn finding(line: u32, column: u32, message: &str) -> Finding {
+pub(crate) fn finding(line: u32, column: u32, message: &str) -> Finding {
     Finding {
         line: Some(line),
         column: Some(column),
@@ -431,7 +431,7 @@ pub fn finding(line: u32, column: u32, message: &str) -> Finding {
     }
 }
 
-pub fn simulation() -> Vec<SimulatedPacket> {
+pub(crate) fn simulation() -> Vec<SimulatedPacket> {
     let packet = |verdict, reason: Reason, to: Option<(&str, Option<&str>)>, len_in, len_out| SimulatedPacket {
         verdict,
         reason: reason.name().to_owned(),

@@ -24,7 +24,7 @@ const TIMEOUTS: Timeouts = Timeouts {
 };
 
 /// A server with a loop behind it, for as long as a test lasts.
-pub struct Daemon {
+pub(crate) struct Daemon {
     directory: TempDir,
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<std::io::Result<()>>,
@@ -32,7 +32,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Answers from the samples, as a loop with the services `web` and `dns` would.
-    pub fn with_samples() -> Self {
+    pub(crate) fn with_samples() -> Self {
         Self::start(|call| {
             answer(call);
             true
@@ -62,7 +62,7 @@ impl Daemon {
         }
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("lbd.sock")
     }
 
@@ -75,7 +75,8 @@ impl Daemon {
         let mut stream = UnixStream::connect(self.socket()).await.expect("the server listens");
         stream.write_all(request).await.expect("it reads");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("it answers");
+        let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_string(&mut answer));
+        read.await.expect("it answers in time").expect("it answers");
         answer
     }
 }
