@@ -133,7 +133,10 @@ impl Drop for SocketFile {
             .path
             .symlink_metadata()
             .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
-        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+        if !ours {
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket");
         }
     }

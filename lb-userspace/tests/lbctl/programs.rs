@@ -219,6 +219,12 @@ async fn errors_in_a_file_are_shown_at_their_place() {
         "{file}:7:13: error: vip \"192.0.2.300\": not an IPv4 or IPv6 address\n    7 | vip       = \"192.0.2.300\"\n      |             ^\n"
     );
     check(&output, 1, "", &expected);
+    let output = asked(&daemon, &["-o", "json", "plan", &file]).await;
+    let error: serde_json::Value = serde_json::from_slice(&output.stderr).expect("an object");
+    assert_eq!(
+        (&error["kind"], &error["details"][0]["line"]),
+        (&"invalid_config".into(), &7.into())
+    );
 }
 
 #[test]
