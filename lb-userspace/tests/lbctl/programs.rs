@@ -109,9 +109,14 @@ fn not_permitted_says_so() {
     let path = directory.path().join("lbd.sock");
     let _listener = std::os::unix::net::UnixListener::bind(&path).expect("a free path");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("ours");
-    // Copied: the build directory may not be open to others.
+    // Copied, since the build directory may not be open to others; by another process, since a program that another thread's
+    // child still holds open for writing cannot be run.
     let program = directory.path().join("lbctl");
-    std::fs::copy(env!("CARGO_BIN_EXE_lbctl"), &program).expect("room for a copy");
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_lbctl"))
+        .arg(&program)
+        .status();
+    assert!(copied.expect("cp runs").success());
     let output = Command::new(program)
         .args(["status", "--socket"])
         .arg(&path)
