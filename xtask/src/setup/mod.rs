@@ -169,7 +169,12 @@ fn take(progress: &Progress, step: &Step) -> Result<()> {
         ]),
         Step::BuildLinker { recipe, toolchain } => build_linker(recipe, toolchain)?,
     };
-    progress.run(&step.name(), step.why(), &mut command)
+    progress.run(&step.name(), step.why(), &mut command)?;
+    if let Step::BuildLinker { recipe, .. } = step {
+        // Half a gigabyte that nobody reads again; if it stays, it is only in the way.
+        drop(fs::remove_dir_all(linker_dir(recipe).join("build")));
+    }
+    Ok(())
 }
 
 fn rustup(args: &[&str]) -> Command {
@@ -180,10 +185,7 @@ fn rustup(args: &[&str]) -> Command {
 }
 
 fn build_linker(recipe: &Recipe, toolchain: &Path) -> Result<Command> {
-    let dir = match recipe.llvm {
-        LinkerLlvm::Borrowed(llvm) => facts::borrowing_dir(recipe.release, llvm),
-        _ => facts::tools_dir().join(format!("bpf-linker-{}-{}", recipe.release, recipe.feature)),
-    };
+    let dir = linker_dir(recipe);
     // Debian's compiler comes without a cargo.
     let own = toolchain.join("bin/cargo");
     let (cargo, rustc) = match own.is_file() {
@@ -215,6 +217,15 @@ fn build_linker(recipe: &Recipe, toolchain: &Path) -> Result<Command> {
         .arg("--target-dir")
         .arg(dir.join("build"));
     Ok(command)
+}
+
+fn linker_dir(recipe: &Recipe) -> PathBuf {
+    match recipe.llvm {
+        LinkerLlvm::Borrowed(llvm) => facts::borrowing_dir(recipe.release, llvm),
+        LinkerLlvm::Own(_) | LinkerLlvm::Unknown => {
+            facts::tools_dir().join(format!("bpf-linker-{}-{}", recipe.release, recipe.feature))
+        }
+    }
 }
 
 fn our_cargo() -> Result<PathBuf> {
