@@ -59,6 +59,8 @@ impl Progress {
         }
         let log = self.open_log(what, command)?;
         let mut child = command
+            // rustup's would push its error out of the lines that are shown.
+            .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
