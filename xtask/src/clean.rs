@@ -39,6 +39,10 @@ pub(crate) fn run(all: bool) -> Result<()> {
         ("/tmp", Kind::Files),
     ] {
         for path in entries(Path::new(dir)).iter().filter(|path| is_leftover(path)) {
+            // The other end of a veth pair is gone with the first.
+            if path.symlink_metadata().is_err() {
+                continue;
+            }
             remove_leftover(path, kind).with_context(|| format!("removing the leftover {}", path.display()))?;
             removed += 1;
         }
@@ -67,8 +71,7 @@ fn remove_leftover(path: &Path, kind: Kind) -> Result<()> {
         .arg(name)
         .status()
         .context("`ip` cannot be started")?;
-    // The other end of a pair goes with the first.
-    if !status.success() && path.symlink_metadata().is_ok() {
+    if !status.success() {
         bail!("`ip {}` failed", args.join(" "));
     }
     Ok(())
