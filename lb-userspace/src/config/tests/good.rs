@@ -222,6 +222,15 @@ fn a_backends_weight_may_be_zero_if_not_all_are() {
 }
 
 #[test]
+fn a_vip_may_be_link_local() {
+    assert!(
+        check_warnings(&BASE.replace("192.0.2.10", "169.254.20.10"), &[]).services[1]
+            .vip
+            .is_ipv4()
+    );
+}
+
+#[test]
 fn a_vip_with_two_ports_and_an_address_in_two_services() {
     let text =
         format!("{BASE}\n[[service]]\nname = \"web-tls\"\nvip = \"192.0.2.10\"\nprotocol = \"tcp\"\nport = 443\n");
