@@ -65,6 +65,15 @@ struct Found<P> {
     what: P,
 }
 
+/// The last place that was turned into a column: the next one on the same line is counted from there, so that a line with a million
+/// errors is counted once.
+#[derive(Default)]
+struct Cursor {
+    offset: usize,
+    /// Characters between the line's start and there.
+    before: usize,
+}
+
 impl<'t> Findings<'t> {
     pub(super) fn new(text: &'t str) -> Self {
         Findings {
@@ -147,7 +156,8 @@ impl<'t> Findings<'t> {
         errors.retain(|found| self.is_sound(found));
         errors.sort_by_key(|found| (found.span.start, found.span.end));
         errors.dedup_by(|a, b| a.span == b.span && a.what == b.what);
-        let mut errors = errors.iter().map(|found| self.placed(file, found, false));
+        let mut cursor = Cursor::default();
+        let mut errors = errors.iter().map(|found| self.placed(file, found, false, &mut cursor));
         if let Some(first) = errors.next() {
             return Err(Errors::new(first, errors));
         }
@@ -156,7 +166,11 @@ impl<'t> Findings<'t> {
         };
         let mut warnings = std::mem::take(&mut self.warnings);
         warnings.sort_by_key(|found| (found.span.start, found.span.end));
-        let warnings = warnings.iter().map(|found| self.placed(file, found, true)).collect();
+        let mut cursor = Cursor::default();
+        let warnings = warnings
+            .iter()
+            .map(|found| self.placed(file, found, true, &mut cursor))
+            .collect();
         Ok(Parsed { model, warnings })
     }
 
@@ -173,17 +187,28 @@ impl<'t> Findings<'t> {
             .is_none_or(|first| line < first && !matches!(found.what, Problem::Missing { .. }))
     }
 
-    fn placed<P: fmt::Display>(&self, file: &str, found: &Found<P>, warning: bool) -> ConfigError {
+    fn placed<P: fmt::Display>(&self, file: &str, found: &Found<P>, warning: bool, cursor: &mut Cursor) -> ConfigError {
         let line = self.line_index(found.span.start);
         let source = self.line(line);
-        let start = self.starts().get(line).copied().unwrap_or_default();
-        let end_of_line = start + source.len();
+        let line_start = self.starts().get(line).copied().unwrap_or_default();
+        let line_end = line_start + source.len();
+        let start = found.span.start.max(line_start);
         let chars = |from: usize, to: usize| self.text.get(from..to).map_or(0, |text| text.chars().count());
+        if cursor.offset < line_start {
+            *cursor = Cursor {
+                offset: line_start,
+                before: 0,
+            };
+        }
+        *cursor = Cursor {
+            offset: start,
+            before: cursor.before + chars(cursor.offset, start),
+        };
         ConfigError {
             file: file.to_owned(),
             line: line + 1,
-            column: chars(start, found.span.start.max(start)) + 1,
-            width: chars(found.span.start, found.span.end.min(end_of_line)).max(1),
+            column: cursor.before + 1,
+            width: chars(start, found.span.end.min(line_end)).max(1),
             path: found.path.clone(),
             problem: found.what.to_string(),
             source: source.chars().take(SOURCE_LEN).collect(),
@@ -200,8 +225,8 @@ impl<'t> Findings<'t> {
     /// A line without its end.
     fn line(&self, index: usize) -> &'t str {
         let start = self.starts().get(index).copied().unwrap_or_default();
-        let rest = self.text.get(start..).unwrap_or_default();
-        rest.split('\n').next().unwrap_or_default().trim_end_matches('\r')
+        let end = self.starts().get(index + 1).map_or(self.text.len(), |next| next - 1);
+        self.text.get(start..end).unwrap_or_default().trim_end_matches('\r')
     }
 
     fn starts(&self) -> &[usize] {

@@ -6,6 +6,7 @@ mod bad_values;
 mod documentation;
 mod good;
 mod large;
+mod not_toml;
 
 use super::*;
 
