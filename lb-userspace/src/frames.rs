@@ -55,6 +55,11 @@ mod tests {
         assert_eq!(probe(Protocol::Udp, source, other), None);
         let frame = probe(Protocol::Tcp, other, "[2001:db8::2]:443".parse().expect("an address")).expect("one family");
         assert_eq!(frame.len(), 14 + 40 + 20);
-        assert!(parse(frame.as_slice()).expect("parsed").complete(frame.as_slice()).is_ok());
+        assert!(
+            parse(frame.as_slice())
+                .expect("parsed")
+                .complete(frame.as_slice())
+                .is_ok()
+        );
     }
 }

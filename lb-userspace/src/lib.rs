@@ -16,4 +16,5 @@ pub mod netlink;
 pub mod object;
 pub mod plan;
 pub mod ring;
+pub mod simulate;
 pub mod wish;

@@ -34,7 +34,12 @@ pub struct BackendNow {
 /// The members of a service's ring. `weights` are those in force, one for each backend: an operator's may be above the file's.
 pub fn members(service: &Service, weights: &[u32]) -> Vec<Member> {
     let members = service.backends.iter().zip(weights);
-    members.map(|(backend, weight)| Member { identity: identity(&backend.name), weight: *weight }).collect()
+    members
+        .map(|(backend, weight)| Member {
+            identity: identity(&backend.name),
+            weight: *weight,
+        })
+        .collect()
 }
 
 /// What the kernel should hold for a service: `now` has one entry for each backend. One without a way serves nobody.
@@ -68,7 +73,12 @@ pub(crate) fn flags(hash: HashInput) -> u32 {
 /// # Errors
 /// In words, when the way does not suit the forward mode.
 pub fn rewrite(vip: IpAddr, backend: &Backend, way: &Way) -> Result<Rewrite, String> {
-    let Way { ifindex, source_mac, destination_mac, tunnel_source } = *way;
+    let Way {
+        ifindex,
+        source_mac,
+        destination_mac,
+        tunnel_source,
+    } = *way;
     let inner = if vip.is_ipv4() { FAMILY_V4 } else { FAMILY_V6 };
     let rewrite = match (backend.forward, backend.address, tunnel_source) {
         (Forward::L2, _, _) => encap::l2(destination_mac, source_mac),
@@ -79,8 +89,14 @@ pub fn rewrite(vip: IpAddr, backend: &Backend, way: &Way) -> Result<Rewrite, Str
             encap::ipip_v6(destination_mac, source_mac, source.octets(), address.octets(), inner)
         }
         (Forward::Ipip, address, _) => {
-            let setting = if address.is_ipv4() { "node.tunnel_source_v4" } else { "node.tunnel_source_v6" };
-            return Err(format!("this host has no source address for a tunnel to {address}: set {setting}"));
+            let setting = if address.is_ipv4() {
+                "node.tunnel_source_v4"
+            } else {
+                "node.tunnel_source_v6"
+            };
+            return Err(format!(
+                "this host has no source address for a tunnel to {address}: set {setting}"
+            ));
         }
     };
     Ok(Rewrite { ifindex, ..rewrite })

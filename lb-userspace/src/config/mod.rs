@@ -16,6 +16,7 @@ mod meaning;
 mod node;
 mod prime;
 mod problem;
+mod report;
 mod scalar;
 mod service;
 mod suggest;
@@ -39,6 +40,7 @@ use crate::model::Model;
 
 pub use self::error::{ConfigError, Errors, SOURCE_LEN, Warning};
 pub use self::prime::{MAX_RING_SIZE, next_prime};
+pub use self::report::{check, finding};
 
 /// A ring's slots when a service does not say: the 65,537 of the Maglev paper (NSDI'16).
 pub const DEFAULT_RING_SIZE: u32 = 65_537;

@@ -39,12 +39,21 @@ impl Daemon {
             Call::Services(answer) => answer.send(self.services()),
             Call::Service { name, answer } => answer.send(self.service_detail(&name)),
             Call::Stats(answer) => answer.send(self.stats()),
-            Call::Lookup { service, source, answer } => answer.send(self.lookup(&service, source)),
+            Call::Lookup {
+                service,
+                source,
+                answer,
+            } => answer.send(self.lookup(&service, source)),
             Call::Plan { toml, file, answer } => answer.send(self.plan_config(&toml, file.as_deref())),
             Call::Apply { toml, file, answer } => {
                 answer.send(self.apply_config(&toml, file.as_deref(), Acceptance::Apply).await);
             }
-            Call::Backend { service, backend, action, answer } => {
+            Call::Backend {
+                service,
+                backend,
+                action,
+                answer,
+            } => {
                 answer.send(self.override_backend(&service, &backend, action));
             }
         }
@@ -73,9 +82,19 @@ impl Daemon {
             rate: sum(rates),
         };
         let (interfaces, mut warnings) = self.interfaces().await;
-        warnings.extend(self.stuck.as_ref().map(|why| format!("the kernel does not hold what is wanted: {why}")));
+        warnings.extend(
+            self.stuck
+                .as_ref()
+                .map(|why| format!("the kernel does not hold what is wanted: {why}")),
+        );
         warnings.extend(self.config_warnings.iter().cloned());
-        let slots = self.world.model.services.iter().map(|service| u64::from(service.ring_size)).sum();
+        let slots = self
+            .world
+            .model
+            .services
+            .iter()
+            .map(|service| u64::from(service.ring_size))
+            .sum();
         let capacity = self.world.model.node.capacity;
         Ok(Status {
             node: nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned()),
@@ -89,9 +108,18 @@ impl Daemon {
             services: self.world.model.services.len() as u32,
             backends,
             capacity: Capacity {
-                services: Usage { used: self.world.model.services.len() as u64, total: capacity.services.into() },
-                backends: Usage { used: backends.total.into(), total: capacity.backends.into() },
-                ring_slots: Usage { used: slots, total: self.kernel.lengths().slots.into() },
+                services: Usage {
+                    used: self.world.model.services.len() as u64,
+                    total: capacity.services.into(),
+                },
+                backends: Usage {
+                    used: backends.total.into(),
+                    total: capacity.backends.into(),
+                },
+                ring_slots: Usage {
+                    used: slots,
+                    total: self.kernel.lengths().slots.into(),
+                },
             },
             warnings,
         })
@@ -109,7 +137,9 @@ impl Daemon {
                 }
             };
             let Some(xdp) = link.xdp else {
-                warnings.push(format!("interface {name}: the program is not attached any more: restart lbd"));
+                warnings.push(format!(
+                    "interface {name}: the program is not attached any more: restart lbd"
+                ));
                 continue;
             };
             let xdp_mode = match xdp.mode {
@@ -117,10 +147,15 @@ impl Daemon {
                 _ => AttachMode::Native,
             };
             if xdp_mode == AttachMode::Generic && self.world.model.node.xdp_mode == model::XdpMode::Auto {
-                warnings.push(format!("interface {name}: generic XDP, several times slower: its driver has no native XDP"));
+                warnings.push(format!(
+                    "interface {name}: generic XDP, several times slower: its driver has no native XDP"
+                ));
             }
             if !link.up || !link.carrier {
-                warnings.push(format!("interface {name}: {}", if link.up { "no carrier" } else { "down" }));
+                warnings.push(format!(
+                    "interface {name}: {}",
+                    if link.up { "no carrier" } else { "down" }
+                ));
             }
             interfaces.push(Interface {
                 name: name.clone(),
@@ -158,7 +193,10 @@ impl Daemon {
         let layout = self.kernel.layout();
         let pairs = self.pairs_of(service, &layout).map_err(internal)?;
         let slots = self.slots_of(service, &layout);
-        let backends = pairs.iter().map(|(backend, counter)| self.detail(service, backend, *counter, &slots)).collect();
+        let backends = pairs
+            .iter()
+            .map(|(backend, counter)| self.detail(service, backend, *counter, &slots))
+            .collect();
         Ok(ServiceDetail {
             name: service.name.clone(),
             vip: service.vip,
@@ -182,7 +220,10 @@ impl Daemon {
         let layout = self.kernel.layout();
         let slots = self.slots_of(service, &layout);
         let pairs = self.pairs_of(service, &layout).map_err(internal)?;
-        let counter = pairs.iter().find(|(one, _)| one.name == backend.name).map_or(Counter::default(), |(_, c)| *c);
+        let counter = pairs
+            .iter()
+            .find(|(one, _)| one.name == backend.name)
+            .map_or(Counter::default(), |(_, c)| *c);
         Ok(self.detail(service, backend, counter, &slots))
     }
 
@@ -211,8 +252,11 @@ impl Daemon {
                 rtt_us: (last.outcome == crate::health::Outcome::Passed).then_some(last.took.as_micros() as u64),
             }),
             admin: overridden.and_then(|one| one.admin).unwrap_or(Admin::Enabled),
-            overridden: overridden
-                .map(|one| Override { admin: one.admin, weight: one.weight, since_unix_ms: one.since_unix_ms }),
+            overridden: overridden.map(|one| Override {
+                admin: one.admin,
+                weight: one.weight,
+                since_unix_ms: one.since_unix_ms,
+            }),
             slots,
             share: f64::from(slots) / f64::from(service.ring_size),
             next_hop: self.next_hop(service, backend),
@@ -233,7 +277,10 @@ impl Daemon {
                 mac: Some(mac(way.destination_mac)),
                 unresolved,
             },
-            _ => NextHop { unresolved, ..NextHop::default() },
+            _ => NextHop {
+                unresolved,
+                ..NextHop::default()
+            },
         }
     }
 
@@ -258,9 +305,15 @@ impl Daemon {
             });
         }
         let counts = self.kernel.balancer.reasons().map_err(internal)?;
-        let reasons: BTreeMap<String, u64> =
-            Reason::ALL.iter().map(|reason| (reason.name().to_owned(), counts[*reason as usize])).collect();
-        Ok(Stats { services, received: reasons.values().sum(), reasons })
+        let reasons: BTreeMap<String, u64> = Reason::ALL
+            .iter()
+            .map(|reason| (reason.name().to_owned(), counts[*reason as usize]))
+            .collect();
+        Ok(Stats {
+            services,
+            received: reasons.values().sum(),
+            reasons,
+        })
     }
 
     fn lookup(&self, name: &str, source: SocketAddr) -> Result<Lookup, ApiError> {
@@ -277,7 +330,10 @@ impl Daemon {
             let installed = layout.services.get(&service.key())?;
             let number = row.checked_sub(installed.entry.backend_base())?;
             let owner = installed.identities.get(number as usize)?;
-            service.backends.iter().find(|backend| identity(&backend.name) == *owner)
+            service
+                .backends
+                .iter()
+                .find(|backend| identity(&backend.name) == *owner)
         });
         Ok(Lookup {
             service: service.name.clone(),
@@ -314,7 +370,9 @@ impl Daemon {
 
     fn find_service(&self, name: &str) -> Result<&model::Service, ApiError> {
         let names = || self.world.model.services.iter().map(|service| service.name.as_str());
-        self.world.service(name).ok_or_else(|| ApiError::unknown_service(name, names()))
+        self.world
+            .service(name)
+            .ok_or_else(|| ApiError::unknown_service(name, names()))
     }
 
     /// A service and one of its backends, or an error that names those that are alike.
@@ -322,7 +380,10 @@ impl Daemon {
         let service = self.find_service(service)?;
         let names = || service.backends.iter().map(|backend| backend.name.as_str());
         let found = service.backends.iter().find(|one| one.name == backend);
-        Ok((service, found.ok_or_else(|| ApiError::unknown_backend(&service.name, backend, names()))?))
+        Ok((
+            service,
+            found.ok_or_else(|| ApiError::unknown_backend(&service.name, backend, names()))?,
+        ))
     }
 
     fn pairs_of<'s>(
@@ -357,14 +418,21 @@ impl Daemon {
 
     /// How many backends of a service are in which state.
     pub(super) fn counts_of(&self, service: &model::Service) -> BackendCounts {
-        let mut counts = BackendCounts { total: service.backends.len() as u32, ..BackendCounts::default() };
+        let mut counts = BackendCounts {
+            total: service.backends.len() as u32,
+            ..BackendCounts::default()
+        };
         for backend in &service.backends {
             match self.world.health_of(service, &backend.name) {
                 HealthState::Up => counts.up += 1,
                 HealthState::Down => counts.down += 1,
                 HealthState::Starting => counts.starting += 1,
             }
-            match self.world.overridden(&service.name, &backend.name).and_then(|one| one.admin) {
+            match self
+                .world
+                .overridden(&service.name, &backend.name)
+                .and_then(|one| one.admin)
+            {
                 Some(Admin::Draining) => counts.draining += 1,
                 Some(Admin::Disabled) => counts.disabled += 1,
                 Some(Admin::Enabled) | None => {}
@@ -378,14 +446,21 @@ impl Daemon {
     }
 
     fn rate_of(&self, service: &model::Service) -> Rate {
-        sum(service.backends.iter().map(|backend| self.rates.of(service.key(), identity(&backend.name))))
+        sum(service
+            .backends
+            .iter()
+            .map(|backend| self.rates.of(service.key(), identity(&backend.name))))
     }
 }
 
 /// Rows by identity.
 fn rows(service: &InstalledService) -> HashMap<u64, u32> {
     let base = service.entry.backend_base();
-    let used = service.identities.iter().zip(base..).filter(|(identity, _)| **identity != 0);
+    let used = service
+        .identities
+        .iter()
+        .zip(base..)
+        .filter(|(identity, _)| **identity != 0);
     used.map(|(identity, row)| (*identity, row)).collect()
 }
 
@@ -402,7 +477,10 @@ fn add(sum: &mut BackendCounts, more: &BackendCounts) {
 
 /// What most backends have; a backend may override it.
 fn forward_of(service: &model::Service) -> Forward {
-    service.backends.first().map_or(Forward::Ipip, |backend| backend.forward.into())
+    service
+        .backends
+        .first()
+        .map_or(Forward::Ipip, |backend| backend.forward.into())
 }
 
 fn health(state: HealthState) -> Health {

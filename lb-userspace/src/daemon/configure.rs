@@ -12,7 +12,7 @@ use super::world::World;
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::report::{ApplyReport, Finding, PlanReport};
 use crate::api::types::{Acceptance, ConfigSource};
-use crate::config::{self, ConfigError};
+use crate::config::{self, ConfigError, finding};
 use crate::model::Model;
 use crate::netlink::Watcher;
 use crate::plan::{Plan, Scope, WantedService, Write};
@@ -57,14 +57,22 @@ impl Daemon {
         };
         let before = std::mem::replace(
             &mut self.state,
-            State { applied, overrides: candidate.world.overrides.clone() },
+            State {
+                applied,
+                overrides: candidate.world.overrides.clone(),
+            },
         );
         // Kept before the kernel knows: what was accepted must not be lost, and what cannot be kept is not accepted.
         if let Err(error) = self.store.save(&self.state) {
             self.state = before;
             return Err(refused(error));
         }
-        let Candidate { world, wanted, plan, warnings } = candidate;
+        let Candidate {
+            world,
+            wanted,
+            plan,
+            warnings,
+        } = candidate;
         if let Err(error) = self.to_kernel(&world.model, &wanted, plan.as_ref()).await {
             self.state = before;
             if let Err(error) = self.store.save(&self.state) {
@@ -82,12 +90,25 @@ impl Daemon {
         }
         // Backends that stay keep their verdicts; new ones start without.
         self.follow(|_| false);
-        self.source = ConfigSource { file: file.map(str::to_owned), accepted_unix_ms, by };
+        self.source = ConfigSource {
+            file: file.map(str::to_owned),
+            accepted_unix_ms,
+            by,
+        };
         self.config_warnings = warnings.iter().map(|warning| warning.headline().to_string()).collect();
         let generation = self.kernel.next_generation().map_err(internal)?;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        info!(generation, took_ms, services = self.world.model.services.len(), "configuration in force");
-        Ok(ApplyReport { generation, took_ms, plan: report })
+        info!(
+            generation,
+            took_ms,
+            services = self.world.model.services.len(),
+            "configuration in force"
+        );
+        Ok(ApplyReport {
+            generation,
+            took_ms,
+            plan: report,
+        })
     }
 
     /// Reads the file named on the command line again.
@@ -95,7 +116,9 @@ impl Daemon {
         let name = self.file.display().to_string();
         let text = match std::fs::read_to_string(&self.file) {
             Ok(text) => text,
-            Err(error) => return error!(file = name, %error, "cannot read the configuration again; the one before stays"),
+            Err(error) => {
+                return error!(file = name, %error, "cannot read the configuration again; the one before stays");
+            }
         };
         self.file_hash = xxh3_64(text.as_bytes());
         match self.apply_config(&text, Some(&name), Acceptance::Reload).await {
@@ -118,7 +141,9 @@ impl Daemon {
         world.interfaces = Vec::new();
         for interface in &world.model.node.interfaces {
             let index = nix::net::if_::if_nametoindex(interface.as_str()).map_err(|_| {
-                refused(format!("node.interfaces: this host has no interface {interface:?}; see `ip link`"))
+                refused(format!(
+                    "node.interfaces: this host has no interface {interface:?}; see `ip link`"
+                ))
             })?;
             world.interfaces.push(index);
         }
@@ -132,17 +157,30 @@ impl Daemon {
                 Err(_) => None,
             }
         };
-        Ok(Candidate { world, wanted, plan, warnings: parsed.warnings })
+        Ok(Candidate {
+            world,
+            wanted,
+            plan,
+            warnings: parsed.warnings,
+        })
     }
 
-    async fn to_kernel(&mut self, model: &Model, wanted: &[WantedService], plan: Option<&Plan>) -> Result<(), ApiError> {
+    async fn to_kernel(
+        &mut self,
+        model: &Model,
+        wanted: &[WantedService],
+        plan: Option<&Plan>,
+    ) -> Result<(), ApiError> {
         let Some(plan) = plan else {
             warn!("the tables are made anew: another seed, other capacities, or no room left in the present ones");
             return self.kernel.reload(model, wanted).await.map_err(refused);
         };
         let node = &self.world.model.node;
         if model.node.interfaces != node.interfaces || model.node.xdp_mode != node.xdp_mode {
-            self.kernel.attach(&model.node.interfaces, model.node.xdp_mode).await.map_err(refused)?;
+            self.kernel
+                .attach(&model.node.interfaces, model.node.xdp_mode)
+                .await
+                .map_err(refused)?;
         }
         self.kernel.allow_redirects(wanted).map_err(refused)?;
         self.kernel.apply(plan).map_err(internal)
@@ -172,8 +210,14 @@ impl Daemon {
         }
         if candidate.plan.is_none() {
             count("services", candidate.wanted.len());
-            count("backends", candidate.wanted.iter().map(|service| service.backends.len()).sum());
-            count("ring slots", candidate.wanted.iter().map(|service| service.owners.len()).sum());
+            count(
+                "backends",
+                candidate.wanted.iter().map(|service| service.backends.len()).sum(),
+            );
+            count(
+                "ring slots",
+                candidate.wanted.iter().map(|service| service.owners.len()).sum(),
+            );
         }
         PlanReport {
             changes: diff::changes(&self.world.model, &candidate.world.model),
@@ -182,13 +226,6 @@ impl Daemon {
             warnings: candidate.warnings.iter().map(finding).collect(),
         }
     }
-}
-
-/// An error or a warning as the API shows it.
-pub(super) fn finding(error: &ConfigError) -> Finding {
-    let some = |n: usize| u32::try_from(n).ok().filter(|n| *n > 0);
-    let path = if error.path.is_empty() { String::new() } else { format!("{}: ", error.path) };
-    Finding { line: some(error.line), column: some(error.column), message: format!("{path}{}", error.problem) }
 }
 
 fn place(finding: &Finding) -> String {
@@ -208,5 +245,7 @@ pub(super) fn internal(error: impl std::fmt::Display) -> ApiError {
 
 /// Milliseconds since 1970.
 pub(super) fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

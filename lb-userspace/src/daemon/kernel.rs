@@ -52,11 +52,21 @@ pub struct Kernel {
 /// Rings get what they need and room to grow, unless the configuration says how much; tables that are there and long enough
 /// are kept as they are.
 pub fn settings_for(model: &Model, present: Option<Lengths>) -> Settings {
-    let Capacity { services, backends, ring_slots } = model.node.capacity;
-    let needed: u64 = model.services.iter().map(|service| u64::from(service.ring_size).next_multiple_of(16)).sum();
+    let Capacity {
+        services,
+        backends,
+        ring_slots,
+    } = model.node.capacity;
+    let needed: u64 = model
+        .services
+        .iter()
+        .map(|service| u64::from(service.ring_size).next_multiple_of(16))
+        .sum();
     let slots = ring_slots.unwrap_or_else(|| {
         let comfortable = (2 * needed).next_power_of_two().max(LEAST_AUTO_SLOTS.into());
-        u32::try_from(comfortable).unwrap_or(MOST_AUTO_SLOTS).min(MOST_AUTO_SLOTS)
+        u32::try_from(comfortable)
+            .unwrap_or(MOST_AUTO_SLOTS)
+            .min(MOST_AUTO_SLOTS)
     });
     let mut lengths = Lengths::for_capacity(services, backends, slots);
     if let Some(present) = present
@@ -66,7 +76,10 @@ pub fn settings_for(model: &Model, present: Option<Lengths>) -> Settings {
     {
         lengths.slots = present.slots;
     }
-    Settings { lengths, hash_seed: model.node.hash_seed }
+    Settings {
+        lengths,
+        hash_seed: model.node.hash_seed,
+    }
 }
 
 /// Slots of a ring table that nobody configured: 16 MiB.
@@ -91,12 +104,26 @@ impl Kernel {
                 Err(why) => info!(why, "the tables that are there cannot be taken over: new ones are made"),
             }
         }
-        let folder = if attached || !folder.exists() { folder } else { instance.pins.join(TABLES_NEW) };
+        let folder = if attached || !folder.exists() {
+            folder
+        } else {
+            instance.pins.join(TABLES_NEW)
+        };
         let mut balancer = Balancer::load_pinned(object, settings, &folder)?;
         if !balancer.taken_over {
-            balancer.set_meta(Meta { abi_version: ABI_VERSION, ..Meta::default() })?;
+            balancer.set_meta(Meta {
+                abi_version: ABI_VERSION,
+                ..Meta::default()
+            })?;
         }
-        Ok(Self { object, instance, settings, balancer, interfaces: Vec::new(), redirects: HashSet::new() })
+        Ok(Self {
+            object,
+            instance,
+            settings,
+            balancer,
+            interfaces: Vec::new(),
+            redirects: HashSet::new(),
+        })
     }
 
     /// Whether the tables are those of an earlier daemon.
@@ -125,7 +152,10 @@ impl Kernel {
         let used = apply::rows_used(plan);
         let meta = self.balancer.meta()?;
         if used > meta.rows_used {
-            self.balancer.set_meta(Meta { rows_used: used, ..meta })?;
+            self.balancer.set_meta(Meta {
+                rows_used: used,
+                ..meta
+            })?;
         }
         apply::apply(plan, &self.balancer.tables, |row| self.balancer.raw_pair(row))
     }
@@ -135,7 +165,10 @@ impl Kernel {
     /// # Errors
     /// If the device map is full.
     pub fn allow_redirects(&mut self, wanted: &[WantedService]) -> Result<(), KernelError> {
-        let ways = wanted.iter().flat_map(|service| &service.backends).map(|backend| backend.rewrite.ifindex);
+        let ways = wanted
+            .iter()
+            .flat_map(|service| &service.backends)
+            .map(|backend| backend.rewrite.ifindex);
         for ifindex in ways.filter(|ifindex| *ifindex != 0) {
             if self.redirects.insert(ifindex) {
                 self.balancer.allow_redirect(ifindex)?;
@@ -207,9 +240,17 @@ impl Kernel {
         let generation = self.balancer.meta()?.generation;
         let made = Balancer::load_pinned(self.object, settings, &folder).map_err(ControlError::from);
         let filled = made.and_then(|mut balancer| {
-            balancer.set_meta(Meta { abi_version: ABI_VERSION, ..Meta::default() })?;
+            balancer.set_meta(Meta {
+                abi_version: ABI_VERSION,
+                ..Meta::default()
+            })?;
             let plan = plan(&balancer.tables, wanted, Scope::Everything)?;
-            balancer.set_meta(Meta { abi_version: ABI_VERSION, rows_used: apply::rows_used(&plan), generation, ..Meta::default() })?;
+            balancer.set_meta(Meta {
+                abi_version: ABI_VERSION,
+                rows_used: apply::rows_used(&plan),
+                generation,
+                ..Meta::default()
+            })?;
             apply::apply(&plan, &balancer.tables, |row| balancer.raw_pair(row))?;
             Ok(balancer)
         });
@@ -236,8 +277,15 @@ impl Kernel {
         let reasons: [u64; Reason::COUNT] = old.reasons()?;
         let (before, now) = (Layout::read(&old.tables), Layout::read(&self.balancer.tables));
         for (key, service) in &now.services {
-            let Some(earlier) = before.services.get(key) else { continue };
-            for (number, identity) in service.identities.iter().enumerate().filter(|(_, identity)| **identity != 0) {
+            let Some(earlier) = before.services.get(key) else {
+                continue;
+            };
+            for (number, identity) in service
+                .identities
+                .iter()
+                .enumerate()
+                .filter(|(_, identity)| **identity != 0)
+            {
                 if let Some(position) = earlier.identities.iter().position(|other| other == identity) {
                     let counted = old.pair(earlier.entry.backend_base() + position as u32)?;
                     let row = service.entry.backend_base() + number as u32;
@@ -275,7 +323,9 @@ impl Kernel {
 
 /// Which backends served in tables that were taken over: those that own at least one slot.
 pub fn serving(balancer: &Balancer, layout: &Layout, key: ServiceKey) -> Vec<u64> {
-    let Some(service) = layout.services.get(&key) else { return Vec::new() };
+    let Some(service) = layout.services.get(&key) else {
+        return Vec::new();
+    };
     let mut owns = vec![false; service.identities.len()];
     for n in 0..service.entry.ring_size {
         let number = balancer.tables.slot(service.entry.ring_base() + n).current();
@@ -283,7 +333,11 @@ pub fn serving(balancer: &Balancer, layout: &Layout, key: ServiceKey) -> Vec<u64
             *owns = true;
         }
     }
-    let owners = service.identities.iter().zip(owns).filter(|(identity, owns)| *owns && **identity != 0);
+    let owners = service
+        .identities
+        .iter()
+        .zip(owns)
+        .filter(|(identity, owns)| *owns && **identity != 0);
     owners.map(|(identity, _)| *identity).collect()
 }
 
@@ -299,21 +353,29 @@ pub fn detach(instance: &Instance) -> Result<usize, ControlError> {
     match fs::remove_dir(&instance.pins) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(KernelError::File { path: instance.pins.clone(), source }.into()),
+        Err(source) => {
+            return Err(KernelError::File {
+                path: instance.pins.clone(),
+                source,
+            }
+            .into());
+        }
     }
     Ok(detached)
 }
 
+/// Names with dots are reserved in a BPF file system.
 const TABLES: &str = "tables";
-const TABLES_NEW: &str = "tables.new";
-const TABLES_OLD: &str = "tables.old";
+const TABLES_NEW: &str = "tables-new";
+const TABLES_OLD: &str = "tables-old";
 
 /// Removes a folder of pins, if it is there.
 fn discard(folder: &PathBuf) -> Result<(), KernelError> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(KernelError::File { path: folder.clone(), source: error })
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KernelError::File {
+            path: folder.clone(),
+            source: error,
+        }),
         _ => Ok(()),
     }
 }

@@ -114,14 +114,30 @@ impl Daemon {
     }
 
     fn farewell(&self, reason: &str) {
-        info!(reason, "stopping; the kernel goes on balancing with what it has, `lbd detach` would end that");
+        info!(
+            reason,
+            "stopping; the kernel goes on balancing with what it has, `lbd detach` would end that"
+        );
     }
 
     fn note_health(&mut self, event: HealthEvent) {
-        let HealthEvent { id, address, transition, reason, .. } = event;
-        let Some(service) = self.world.service(&id.service) else { return };
+        let HealthEvent {
+            id,
+            address,
+            transition,
+            reason,
+            ..
+        } = event;
+        let Some(service) = self.world.service(&id.service) else {
+            return;
+        };
         // About a predecessor of that name, if the address is another.
-        let same = |address: IpAddr| service.backends.iter().any(|b| b.name == *id.backend && b.address == address);
+        let same = |address: IpAddr| {
+            service
+                .backends
+                .iter()
+                .any(|b| b.name == *id.backend && b.address == address)
+        };
         if service.health.is_none() || !same(address.ip()) {
             return;
         }
@@ -153,16 +169,27 @@ impl Daemon {
         let services = self.stale.iter().filter_map(|name| self.world.service(name));
         let wanted: Vec<_> = services.filter_map(|service| self.world.wanted(service)).collect();
         let begun = Instant::now();
-        let done = self.kernel.plan(&wanted, Scope::TheseOnly).map_err(|error| error.to_string()).and_then(|plan| {
-            self.kernel.allow_redirects(&wanted).map_err(|error| error.to_string())?;
-            let summary = plan.summary;
-            self.kernel.apply(&plan).map_err(|error| error.to_string())?;
-            Ok(summary)
-        });
+        let done = self
+            .kernel
+            .plan(&wanted, Scope::TheseOnly)
+            .map_err(|error| error.to_string())
+            .and_then(|plan| {
+                self.kernel
+                    .allow_redirects(&wanted)
+                    .map_err(|error| error.to_string())?;
+                let summary = plan.summary;
+                self.kernel.apply(&plan).map_err(|error| error.to_string())?;
+                Ok(summary)
+            });
         match done {
             Ok(summary) => {
                 let micros = begun.elapsed().as_micros();
-                debug!(services = self.stale.len(), slots_moved = summary.slots_moved, micros, "kernel brought up to date");
+                debug!(
+                    services = self.stale.len(),
+                    slots_moved = summary.slots_moved,
+                    micros,
+                    "kernel brought up to date"
+                );
                 self.stale.clear();
                 self.stuck = None;
             }
@@ -185,7 +212,12 @@ impl Daemon {
             for backend in &service.backends {
                 let id = TargetId::new(&service.name, &backend.name);
                 let initial = serving(&id).then_some(true);
-                targets.push(Target { id, address: backend.address, health: health.clone(), initial });
+                targets.push(Target {
+                    id,
+                    address: backend.address,
+                    health: health.clone(),
+                    initial,
+                });
             }
         }
         self.checker.set(targets);

@@ -29,7 +29,11 @@ impl Daemon {
         }
         let mut overrides = self.world.overrides.clone();
         let backends = overrides.entry(service.to_owned()).or_default();
-        let mut one = backends.get(backend).copied().unwrap_or(Override { admin: None, weight: None, since_unix_ms: 0 });
+        let mut one = backends.get(backend).copied().unwrap_or(Override {
+            admin: None,
+            weight: None,
+            since_unix_ms: 0,
+        });
         match action {
             BackendAction::Drain => one.admin = Some(Admin::Draining),
             BackendAction::Disable => one.admin = Some(Admin::Disabled),
@@ -54,7 +58,11 @@ impl Daemon {
         self.converge();
         info!(service, backend, ?action, "operator");
         let detail = self.backend_detail(service, backend)?;
-        Ok(BackendChanged { service: service.to_owned(), backend: detail, warnings: self.warnings_of(service) })
+        Ok(BackendChanged {
+            service: service.to_owned(),
+            backend: detail,
+            warnings: self.warnings_of(service),
+        })
     }
 
     fn warnings_of(&self, name: &str) -> Vec<String> {
@@ -62,9 +70,15 @@ impl Daemon {
         if let Some(service) = self.world.service(name)
             && self.counts_of(service).serving == 0
         {
-            warnings.push(format!("no backend of service {name:?} serves now: its packets are dropped"));
+            warnings.push(format!(
+                "no backend of service {name:?} serves now: its packets are dropped"
+            ));
         }
-        warnings.extend(self.stuck.as_ref().map(|why| format!("the kernel does not hold what is wanted: {why}")));
+        warnings.extend(
+            self.stuck
+                .as_ref()
+                .map(|why| format!("the kernel does not hold what is wanted: {why}")),
+        );
         warnings
     }
 }

@@ -36,20 +36,29 @@ impl Rates {
         let mut pairs = HashMap::new();
         for (key, service) in kernel.layout().services {
             let base = service.entry.backend_base();
-            for (row, identity) in (base..).zip(&service.identities).filter(|(_, identity)| **identity != 0) {
+            for (row, identity) in (base..)
+                .zip(&service.identities)
+                .filter(|(_, identity)| **identity != 0)
+            {
                 if let Ok(counter) = kernel.balancer.pair(row) {
                     pairs.insert((key, *identity), counter);
                 }
             }
         }
-        let sample = Sample { at, pairs, received: reasons.iter().sum() };
+        let sample = Sample {
+            at,
+            pairs,
+            received: reasons.iter().sum(),
+        };
         self.before = self.last.replace(sample);
         self.rest_until = Some(at + (at.elapsed() * 100).min(Duration::from_secs(60)));
     }
 
     /// Of one backend of one service.
     pub(super) fn of(&self, key: ServiceKey, identity: u64) -> Rate {
-        let (Some(before), Some(last)) = (&self.before, &self.last) else { return Rate::default() };
+        let (Some(before), Some(last)) = (&self.before, &self.last) else {
+            return Rate::default();
+        };
         let (Some(from), Some(to)) = (before.pairs.get(&(key, identity)), last.pairs.get(&(key, identity))) else {
             return Rate::default();
         };
@@ -62,7 +71,9 @@ impl Rates {
 
     /// Packets received per second.
     pub(super) fn received(&self) -> f64 {
-        let (Some(before), Some(last)) = (&self.before, &self.last) else { return 0.0 };
+        let (Some(before), Some(last)) = (&self.before, &self.last) else {
+            return 0.0;
+        };
         last.received.saturating_sub(before.received) as f64 / (last.at - before.at).as_secs_f64().max(0.001)
     }
 }
@@ -77,5 +88,9 @@ pub(super) fn sum(rates: impl IntoIterator<Item = Rate>) -> Rate {
 
 /// What a packet's fate adds to.
 pub(super) fn by_fate(reasons: &[u64; Reason::COUNT], fate: lb_common::reason::Fate) -> u64 {
-    Reason::ALL.iter().filter(|reason| reason.fate() == fate).map(|reason| reasons[*reason as usize]).sum()
+    Reason::ALL
+        .iter()
+        .filter(|reason| reason.fate() == fate)
+        .map(|reason| reasons[*reason as usize])
+        .sum()
 }

@@ -95,7 +95,9 @@ pub async fn run(file: &Path, socket: &Path) -> Result<(), DaemonError> {
                     by: Acceptance::Apply,
                 };
             }
-            Err(errors) => warn!(applied = name, %errors, "what was applied last is not accepted any more: the file counts"),
+            Err(errors) => {
+                warn!(applied = name, %errors, "what was applied last is not accepted any more: the file counts")
+            }
         }
     }
     for warning in &warnings {
@@ -123,7 +125,9 @@ pub async fn run(file: &Path, socket: &Path) -> Result<(), DaemonError> {
     let plan = kernel.plan(&wanted, Scope::Everything).map_err(ControlError::from)?;
     kernel.allow_redirects(&wanted).map_err(ControlError::from)?;
     kernel.apply(&plan).map_err(ControlError::from)?;
-    kernel.attach(&world.model.node.interfaces, world.model.node.xdp_mode).await?;
+    kernel
+        .attach(&world.model.node.interfaces, world.model.node.xdp_mode)
+        .await?;
     let generation = kernel.next_generation().map_err(ControlError::from)?;
 
     let (events, receiver) = mpsc::unbounded_channel();
@@ -190,8 +194,11 @@ fn served_before(kernel: &Kernel, world: &World) -> BTreeSet<TargetId> {
     let layout = kernel.layout();
     let mut served = BTreeSet::new();
     for service in world.model.services.iter().filter(|service| service.health.is_some()) {
-        let identities: HashMap<u64, &str> =
-            service.backends.iter().map(|backend| (identity(&backend.name), backend.name.as_str())).collect();
+        let identities: HashMap<u64, &str> = service
+            .backends
+            .iter()
+            .map(|backend| (identity(&backend.name), backend.name.as_str()))
+            .collect();
         let owners = serving(&kernel.balancer, &layout, service.key());
         let names = owners.iter().filter_map(|identity| identities.get(identity));
         served.extend(names.map(|backend| TargetId::new(&service.name, backend)));

@@ -27,7 +27,9 @@ pub enum StateError {
         source: io::Error,
     },
     /// The file is not what this daemon writes.
-    #[error("{path} is not a state file of this version ({problem}): move it away to start from the configuration file alone")]
+    #[error(
+        "{path} is not a state file of this version ({problem}): move it away to start from the configuration file alone"
+    )]
     Unreadable {
         /// Which file.
         path: PathBuf,
@@ -81,7 +83,9 @@ pub struct Store {
 impl Store {
     /// The store in a folder.
     pub fn in_folder(folder: &Path) -> Self {
-        Self { path: folder.join("state.json") }
+        Self {
+            path: folder.join("state.json"),
+        }
     }
 
     /// Reads the state; there is none before the first [`save`](Self::save).
@@ -94,7 +98,10 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
             Err(source) => return Err(self.failed("read", &self.path, source)),
         };
-        serde_json::from_slice(&bytes).map_err(|problem| StateError::Unreadable { path: self.path.clone(), problem })
+        serde_json::from_slice(&bytes).map_err(|problem| StateError::Unreadable {
+            path: self.path.clone(),
+            problem,
+        })
     }
 
     /// Replaces the state; on the disk when this returns.
@@ -132,7 +139,11 @@ impl Store {
     }
 
     fn failed(&self, action: &'static str, path: &Path, source: io::Error) -> StateError {
-        StateError::File { action, path: path.to_owned(), source }
+        StateError::File {
+            action,
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -141,9 +152,18 @@ mod tests {
     use super::*;
 
     fn state() -> State {
-        let one = Override { admin: Some(Admin::Draining), weight: None, since_unix_ms: 7 };
+        let one = Override {
+            admin: Some(Admin::Draining),
+            weight: None,
+            since_unix_ms: 7,
+        };
         State {
-            applied: Some(Applied { toml: "x".into(), file: None, accepted_unix_ms: 1, newer_than: 2 }),
+            applied: Some(Applied {
+                toml: "x".into(),
+                file: None,
+                accepted_unix_ms: 1,
+                newer_than: 2,
+            }),
             overrides: [("web".to_owned(), [("web-1".to_owned(), one)].into())].into(),
         }
     }

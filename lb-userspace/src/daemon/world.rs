@@ -45,7 +45,10 @@ impl World {
     /// A world in which nothing is known but the configuration.
     pub fn new(model: Model, overrides: Overrides) -> Self {
         let mut world = Self {
-            model: Model { services: Vec::new(), ..model.clone() },
+            model: Model {
+                services: Vec::new(),
+                ..model.clone()
+            },
             overrides,
             health: HashMap::new(),
             interfaces: Vec::new(),
@@ -60,10 +63,16 @@ impl World {
     /// Puts another configuration in force. What is known of backends that stay, stays; overrides of those that go, go.
     pub fn replace_model(&mut self, model: Model) {
         self.model = model;
-        let services: HashMap<&str, &Service> =
-            self.model.services.iter().map(|service| (service.name.as_str(), service)).collect();
+        let services: HashMap<&str, &Service> = self
+            .model
+            .services
+            .iter()
+            .map(|service| (service.name.as_str(), service))
+            .collect();
         let known = |service: &str, backend: &str| {
-            services.get(service).is_some_and(|service| service.backends.iter().any(|known| known.name == backend))
+            services
+                .get(service)
+                .is_some_and(|service| service.backends.iter().any(|known| known.name == backend))
         };
         self.overrides.retain(|service, backends| {
             backends.retain(|backend, _| known(service, backend));
@@ -79,13 +88,21 @@ impl World {
 
     /// Every backend's address.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
-        self.model.services.iter().flat_map(|service| &service.backends).map(|backend| backend.address).collect()
+        self.model
+            .services
+            .iter()
+            .flat_map(|service| &service.backends)
+            .map(|backend| backend.address)
+            .collect()
     }
 
     /// The service of that name.
     pub fn service(&self, name: &str) -> Option<&Service> {
         let services = &self.model.services;
-        services.binary_search_by(|service| service.name.as_str().cmp(name)).ok().map(|index| &services[index])
+        services
+            .binary_search_by(|service| service.name.as_str().cmp(name))
+            .ok()
+            .map(|index| &services[index])
     }
 
     /// Notes what is known of the ways to some addresses; says which services that concerns.
@@ -98,8 +115,18 @@ impl World {
             changed.insert(address);
             self.ways.insert(address, way);
         }
-        let concerned = |service: &&Service| service.backends.iter().any(|backend| changed.contains(&backend.address));
-        self.model.services.iter().filter(concerned).map(|service| service.name.clone()).collect()
+        let concerned = |service: &&Service| {
+            service
+                .backends
+                .iter()
+                .any(|backend| changed.contains(&backend.address))
+        };
+        self.model
+            .services
+            .iter()
+            .filter(concerned)
+            .map(|service| service.name.clone())
+            .collect()
     }
 
     /// What is known of the way to an address.
@@ -141,26 +168,38 @@ impl World {
 
     fn rewrite_with(&self, service: &Service, backend: &Backend, way: &NextHop) -> Result<BackendNow, String> {
         let way = Way {
-            ifindex: if self.interfaces == [way.ifindex] { 0 } else { way.ifindex },
+            ifindex: if self.interfaces == [way.ifindex] {
+                0
+            } else {
+                way.ifindex
+            },
             source_mac: way.source_mac,
             destination_mac: way.destination_mac,
             tunnel_source: tunnel_source(&self.model.node, backend.address).or(way.preferred_source),
         };
         let rewrite = wish::rewrite(service.vip, backend, &way)?;
-        Ok(BackendNow { rewrite: Some(rewrite), share: Share::FULL })
+        Ok(BackendNow {
+            rewrite: Some(rewrite),
+            share: Share::FULL,
+        })
     }
 
     /// What stands between a backend and its traffic, or how it is served.
     pub fn backend_now(&self, service: &Service, backend: &Backend) -> Result<BackendNow, String> {
         let way = self.usable_way(backend)?;
         let now = self.rewrite_with(service, backend, &way)?;
-        Ok(BackendNow { share: self.share(service, backend), ..now })
+        Ok(BackendNow {
+            share: self.share(service, backend),
+            ..now
+        })
     }
 
     /// The share of its weight in the ring that health and operator leave a backend.
     fn share(&self, service: &Service, backend: &Backend) -> Share {
         let overridden = self.overridden(&service.name, &backend.name);
-        let admin = overridden.and_then(|overridden| overridden.admin).unwrap_or(Admin::Enabled);
+        let admin = overridden
+            .and_then(|overridden| overridden.admin)
+            .unwrap_or(Admin::Enabled);
         if self.health_of(service, &backend.name) != Health::Up || admin != Admin::Enabled {
             return Share::OUT;
         }
@@ -185,7 +224,10 @@ impl World {
                     // Out, and its row keeps the last way: nothing points to it.
                     let last = self.last_ways.get(&backend.address);
                     let last = last.and_then(|way| self.rewrite_with(service, backend, way).ok());
-                    BackendNow { rewrite: last.and_then(|last| last.rewrite), share: Share::OUT }
+                    BackendNow {
+                        rewrite: last.and_then(|last| last.rewrite),
+                        share: Share::OUT,
+                    }
                 })
             })
             .collect();
@@ -194,7 +236,11 @@ impl World {
 
     /// What the kernel should hold for all services.
     pub fn wanted_all(&self) -> Vec<WantedService> {
-        self.model.services.iter().filter_map(|service| self.wanted(service)).collect()
+        self.model
+            .services
+            .iter()
+            .filter_map(|service| self.wanted(service))
+            .collect()
     }
 
     /// Identities of the slots' owners by the configuration alone, whatever anybody's health.
@@ -206,7 +252,11 @@ impl World {
 
     /// Names of the services by their keys.
     pub fn names(&self) -> HashMap<ServiceKey, &str> {
-        self.model.services.iter().map(|service| (service.key(), service.name.as_str())).collect()
+        self.model
+            .services
+            .iter()
+            .map(|service| (service.key(), service.name.as_str()))
+            .collect()
     }
 
     /// Populates the rings whose members or size have changed, on all CPUs. Only a changed file repopulates, or a weight
@@ -229,21 +279,30 @@ impl World {
                     scope.spawn(|| {
                         let populate = |(service, members): &(&Service, Vec<Member>)| {
                             let ring = Ring::populate(members, service.ring_size);
-                            let ring = ServiceRing { members: members.clone(), size: service.ring_size, ring };
+                            let ring = ServiceRing {
+                                members: members.clone(),
+                                size: service.ring_size,
+                                ring,
+                            };
                             (service.name.clone(), Arc::new(ring))
                         };
                         services.iter().map(populate).collect::<Vec<_>>()
                     })
                 })
                 .collect();
-            workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            workers
+                .into_iter()
+                .flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
         });
         self.rings.extend(populated);
     }
 
     fn ring_weights(&self, service: &Service) -> Vec<u32> {
         let weight = |backend: &Backend| {
-            let overridden = self.overridden(&service.name, &backend.name).and_then(|overridden| overridden.weight);
+            let overridden = self
+                .overridden(&service.name, &backend.name)
+                .and_then(|overridden| overridden.weight);
             overridden.map_or(backend.weight, |weight| weight.max(backend.weight))
         };
         service.backends.iter().map(weight).collect()

@@ -13,9 +13,19 @@ type Fields = Vec<(&'static str, String)>;
 /// Everything that is different.
 pub(super) fn changes(before: &Model, after: &Model) -> Vec<Change> {
     let mut changes = Vec::new();
-    push(&mut changes, None, None, Some(node(&before.node)), Some(node(&after.node)));
+    push(
+        &mut changes,
+        None,
+        None,
+        Some(node(&before.node)),
+        Some(node(&after.node)),
+    );
     let by_name = |model: &Model| -> BTreeMap<String, Service> {
-        model.services.iter().map(|service| (service.name.clone(), service.clone())).collect()
+        model
+            .services
+            .iter()
+            .map(|service| (service.name.clone(), service.clone()))
+            .collect()
     };
     let (old, new) = (by_name(before), by_name(after));
     for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
@@ -23,11 +33,21 @@ pub(super) fn changes(before: &Model, after: &Model) -> Vec<Change> {
         push(&mut changes, Some(name), None, old.map(service), new.map(service));
         let (Some(old), Some(new)) = (old, new) else { continue };
         let backends = |service: &Service| -> BTreeMap<String, Fields> {
-            service.backends.iter().map(|one| (one.name.clone(), backend(one))).collect()
+            service
+                .backends
+                .iter()
+                .map(|one| (one.name.clone(), backend(one)))
+                .collect()
         };
         let (old, new) = (backends(old), backends(new));
         for one in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
-            push(&mut changes, Some(name), Some(one), old.get(one).cloned(), new.get(one).cloned());
+            push(
+                &mut changes,
+                Some(name),
+                Some(one),
+                old.get(one).cloned(),
+                new.get(one).cloned(),
+            );
         }
     }
     changes
@@ -52,17 +72,32 @@ fn push(
     for (field, value) in &new {
         if old.get(field) != Some(value) {
             let (before, after) = (old.get(field).cloned(), Some(value.clone()));
-            fields.push(FieldChange { field: (*field).to_owned(), before, after });
+            fields.push(FieldChange {
+                field: (*field).to_owned(),
+                before,
+                after,
+            });
         }
     }
     if action == ChangeAction::Change {
-        let gone = old.into_iter().filter(|(field, _)| !new.iter().any(|(name, _)| name == field));
-        fields.extend(gone.map(|(field, value)| FieldChange { field: field.to_owned(), before: Some(value), after: None }));
+        let gone = old
+            .into_iter()
+            .filter(|(field, _)| !new.iter().any(|(name, _)| name == field));
+        fields.extend(gone.map(|(field, value)| FieldChange {
+            field: field.to_owned(),
+            before: Some(value),
+            after: None,
+        }));
         if fields.is_empty() {
             return;
         }
     }
-    changes.push(Change { action, service: service.map(str::to_owned), backend: backend.map(str::to_owned), fields });
+    changes.push(Change {
+        action,
+        service: service.map(str::to_owned),
+        backend: backend.map(str::to_owned),
+        fields,
+    });
 }
 
 fn node(node: &Node) -> Fields {
@@ -70,16 +105,33 @@ fn node(node: &Node) -> Fields {
         ("interfaces", node.interfaces.join(", ")),
         ("xdp_mode", word(node.xdp_mode)),
         // The seed is a secret: that it changed is told, and not to what.
-        ("hash_seed", format!("number {:08x}", xxhash_rust::xxh3::xxh3_64(&node.hash_seed.to_le_bytes()) as u32)),
+        (
+            "hash_seed",
+            format!(
+                "number {:08x}",
+                xxhash_rust::xxh3::xxh3_64(&node.hash_seed.to_le_bytes()) as u32
+            ),
+        ),
         ("capacity.services", node.capacity.services.to_string()),
         ("capacity.backends", node.capacity.backends.to_string()),
-        ("capacity.ring_slots", node.capacity.ring_slots.map_or("auto".to_owned(), |slots| slots.to_string())),
+        (
+            "capacity.ring_slots",
+            node.capacity
+                .ring_slots
+                .map_or("auto".to_owned(), |slots| slots.to_string()),
+        ),
     ];
     if let Some(mac) = node.gateway_mac {
         fields.push(("gateway_mac", super::super::answers::mac(mac)));
     }
-    fields.extend(node.tunnel_source_v4.map(|source| ("tunnel_source_v4", source.to_string())));
-    fields.extend(node.tunnel_source_v6.map(|source| ("tunnel_source_v6", source.to_string())));
+    fields.extend(
+        node.tunnel_source_v4
+            .map(|source| ("tunnel_source_v4", source.to_string())),
+    );
+    fields.extend(
+        node.tunnel_source_v6
+            .map(|source| ("tunnel_source_v6", source.to_string())),
+    );
     fields
 }
 
