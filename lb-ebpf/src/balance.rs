@@ -88,7 +88,7 @@ fn choose(frame: &Frame, candidate: &Candidate) -> Result<Choice, Reason> {
 
 #[inline(always)]
 fn hash_for(service: &ServiceEntry, flow: &Flow) -> u64 {
-    let keys = tables::hash_keys();
+    let keys = tables::hash_keys(flow.v6);
     let (mut high, mut low, mut port) = (flow.source_high, flow.source_low, flow.source_port);
     // A branch, and not masks always applied: predicted, it keeps the hash independent of the service's entry.
     if service.flags & flag::HASH_FLOW != flag::HASH_FLOW {

@@ -80,11 +80,12 @@ pub fn backend(index: u32) -> Result<&'static BackendRow, Reason> {
     BACKENDS.get(index).ok_or(Reason::BrokenTable)
 }
 
-/// The flow hash's key.
+/// The flow hash's key. IPv4 does without the last word.
 #[inline(always)]
-pub fn hash_keys() -> HashKeys {
-    // SAFETY: as in `service`.
-    unsafe { core::ptr::read_volatile(&HASH_KEYS) }
+pub fn hash_keys(v6: bool) -> HashKeys {
+    // SAFETY: as in `service`; one load for each word that is used.
+    let word = |index: usize| unsafe { core::ptr::read_volatile(&HASH_KEYS.0[index]) };
+    HashKeys([word(0), word(1), word(2), if v6 { word(3) } else { 0 }])
 }
 
 /// Counts a packet that was forwarded; `length` in bytes.
