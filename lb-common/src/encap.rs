@@ -113,12 +113,12 @@ pub fn ipv4_header(rewrite: &Rewrite, length: u32, traffic_class: u8) -> ([u64; 
 
 /// Ethernet and outer IPv6 header of one packet: 54 bytes, as six words, four bytes and two.
 ///
-/// `length` is the inner packet's, in bytes: at most [`LONGEST_IN_IPV6`]. The flow label is the low 20 bits of `flow_hash`, so
+/// `length` is the inner packet's, in bytes: at most [`LONGEST_IN_IPV6`]. The flow label is the upper 20 bits of `flow_hash`, so
 /// that routers and the backend's queues can tell the flows of one tunnel apart (RFC 6438).
 #[inline(always)]
 pub fn ipv6_header(rewrite: &Rewrite, length: u32, traffic_class: u8, flow_hash: u64) -> ([u64; 6], u32, u16) {
     // Version (in the template), traffic class and flow label: the first 4 bytes.
-    let label = (u32::from(traffic_class) << 20 | flow_hash as u32 & 0x000F_FFFF).to_be_bytes();
+    let label = (u32::from(traffic_class) << 20 | (flow_hash >> 44) as u32).to_be_bytes();
     let (first, second) = (
         u16::from_ne_bytes([label[0], label[1]]),
         u16::from_ne_bytes([label[2], label[3]]),

@@ -66,8 +66,8 @@ pub const fn flow_hash(keys: &HashKeys, salt: u64, v6: bool, address_high: u64, 
     }
     x = x.wrapping_mul(first);
     x ^= x >> 32;
-    x = (x ^ salt).wrapping_mul(second);
-    x ^ (x >> 32)
+    // The upper bits are the good ones, and all that is used of the hash begins there.
+    (x ^ salt).wrapping_mul(second)
 }
 
 /// The slot of a flow, by multiply-shift: `0 ..= ring_size - 1` (0 if `ring_size` is 0). No division.

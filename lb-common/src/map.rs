@@ -27,6 +27,10 @@ pub mod name {
     pub const BASELINES: &str = "BASELINES";
     /// Per-CPU array of `u64` packets, one for each [`Reason`](crate::reason::Reason).
     pub const REASONS: &str = "REASONS";
+    /// LRU hash of [`FlowEntry`](super::FlowEntry)s by flow hash: the flows that a ring alone would not send where they were.
+    pub const FLOWS: &str = "FLOWS";
+    /// Per-CPU array of [`InsertWindow`](super::InsertWindow), one for each place of `SERVICES`.
+    pub const INSERTS: &str = "INSERTS";
     /// Device map, hashed by interface index: where packets are redirected to.
     pub const DEVICES: &str = "DEVICES";
     /// Load-time global: the length of `SERVICES` less one.
@@ -34,7 +38,9 @@ pub mod name {
     /// Load-time global: [`HashKeys`](crate::hash::HashKeys).
     pub const HASH_KEYS: &str = "HASH_KEYS";
     /// Every map of the balancer that is pinned and taken over by the next daemon.
-    pub const PINNED: [&str; 8] = [META, SERVICES, RING, BACKENDS, PAIRS, BASELINES, REASONS, DEVICES];
+    pub const PINNED: [&str; 10] = [
+        META, SERVICES, RING, BACKENDS, PAIRS, BASELINES, REASONS, FLOWS, INSERTS, DEVICES,
+    ];
 }
 
 /// What the maps say of themselves.
@@ -125,8 +131,10 @@ pub struct ServiceEntry {
     /// Of the place, not of the service in it: how many services have this as their first place and are in their second. It
     /// is raised before such a one is inserted and lowered after it is removed.
     pub overflow: u32,
-    /// Zero.
-    pub reserved: [u32; 2],
+    /// How many flows a CPU may remember for the service in each [`time_unit`], of each kind (see [`InsertWindow`]).
+    pub inserts: u32,
+    /// Index in `INSERTS`: the place that the entry is in.
+    pub window: u32,
 }
 
 /// Bits of [`ServiceEntry::flags`].
@@ -135,14 +143,24 @@ pub mod flag {
     pub const HASH_ADDRESS: u32 = 1 << 0;
     /// The client's port goes into the flow hash.
     pub const HASH_PORT: u32 = 1 << 1;
+    /// Every flow is remembered. The slots of such a service are settled, never stable.
+    pub const TRACK_ALWAYS: u32 = 1 << 2;
     /// Both do: what most services have.
     pub const HASH_FLOW: u32 = HASH_ADDRESS | HASH_PORT;
 }
 
 /// One slot of a ring: who owns it, and who owned it before.
 ///
-/// `current` in the low 16 bits, `previous` in the high 16: numbers of backends within the service. Equal halves are a
-/// stable slot.
+/// `current` in the low 16 bits, `previous` in the high 16: numbers of backends within the service.
+///
+/// | state | halves | a packet goes to |
+/// | --- | --- | --- |
+/// | stable | equal | `current`; the flow table is not read |
+/// | moving | different | the flow table's answer; without one a new connection goes to `current`, any other flow to `previous` |
+/// | settled | `previous` is [`NOBODY`] | the flow table's answer; without one to `current` |
+///
+/// A flow that a moving slot sends somewhere is remembered. `current` may be [`NOBODY`] in a moving slot: its last flows end
+/// where they began, and new ones are dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct Slot(pub u32);
@@ -164,6 +182,27 @@ impl Slot {
     /// A slot that has not changed owner.
     pub const fn stable(owner: BackendNumber) -> Self {
         Slot(owner as u32 | (owner as u32) << 16)
+    }
+
+    /// A slot that is `current`'s, and whose older flows are `previous`'s.
+    pub const fn moving(current: BackendNumber, previous: BackendNumber) -> Self {
+        Slot(current as u32 | (previous as u32) << 16)
+    }
+
+    /// A slot that is `current`'s but for the flows that are remembered.
+    pub const fn settled(current: BackendNumber) -> Self {
+        Slot::moving(current, NOBODY)
+    }
+
+    /// Whether the ring alone says where its packets go.
+    #[inline(always)]
+    pub const fn is_stable(self) -> bool {
+        self.current() == self.previous()
+    }
+
+    /// Whether it is settled: neither stable nor moving.
+    pub const fn is_settled(self) -> bool {
+        !self.is_stable() && self.previous() == NOBODY
     }
 
     /// The backend that owns the slot.
@@ -227,12 +266,58 @@ impl Default for Rewrite {
 pub struct BackendRow {
     /// Which of the two rewrites is in use: its lowest bit.
     pub active: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// [`row_flag`]s.
+    pub flags: u32,
     /// The two copies.
     pub rewrites: [Rewrite; 2],
     /// Hash of the backend's name; 0: the row is free. Userspace finds by it which backend a number belongs to.
     pub identity: u64,
+}
+
+/// Bits of [`BackendRow::flags`].
+pub mod row_flag {
+    /// Remembered flows may go to it: it is up or drains. Without, the flow table's word for it does not count.
+    pub const SERVES: u32 = 1 << 0;
+}
+
+/// Where a flow goes, remembered.
+///
+/// It holds as long as the row that `number` leads to belongs to the same backend and serves. So a number may be given to another
+/// backend at any time, rows may move, and a backend that was taken out and comes back finds its flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct FlowEntry {
+    /// The low half of [`BackendRow::identity`].
+    pub identity: u32,
+    /// The low half of [`ServiceEntry::salt`]: whose flow it is, for userspace.
+    pub service: u32,
+    /// When a packet of the flow was last seen, in [`time_unit`]s.
+    pub seen: u32,
+    /// The backend's number within the service.
+    pub number: BackendNumber,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// How many flows a CPU has remembered for a service within the present [`time_unit`]. New connections and established flows are
+/// counted apart: a flood of one cannot use up the other's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct InsertWindow {
+    /// The time unit that the counts belong to.
+    pub unit: u32,
+    /// New connections.
+    pub new: u32,
+    /// Established flows.
+    pub established: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC` in units of 2³⁰ ns, some 1.07 s: seconds without a division.
+#[inline(always)]
+pub const fn time_unit(nanoseconds: u64) -> u32 {
+    (nanoseconds >> 30) as u32
 }
 
 /// Packets and bytes.
@@ -280,6 +365,8 @@ const _: () = {
     assert!(size_of::<Rewrite>() == 88);
     assert!(size_of::<BackendRow>() == 192);
     assert!(size_of::<Counter>() == 16);
+    assert!(size_of::<FlowEntry>() == 16);
+    assert!(size_of::<InsertWindow>() == 16);
 };
 
 #[cfg(feature = "user")]
@@ -294,4 +381,8 @@ mod user {
     unsafe impl aya::Pod for super::BackendRow {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Counter {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::FlowEntry {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::InsertWindow {}
 }

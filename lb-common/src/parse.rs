@@ -230,6 +230,44 @@ impl Candidate<'_> {
     }
 }
 
+/// Where a packet's transport header is, and which: for the stages that look at TCP's flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transport {
+    /// Bytes from the frame's start: 34 ..= 74.
+    pub offset: usize,
+    /// Whether it is TCP.
+    pub tcp: bool,
+}
+
+/// Where the transport header is; for the few packets that need to know, and have been parsed before.
+#[inline(always)]
+pub fn transport<P: Packet + ?Sized>(packet: &P) -> Result<Transport, Reason> {
+    let (protocol, len) = match family(packet)? {
+        Family::V4 => {
+            let ip = packet.bytes::<{ Ipv4Hdr::LEN }>(ETH_LEN).ok_or(Reason::Truncated)?;
+            let len = usize::from(load::<u8>(ip, offset_of!(Ipv4Hdr, vihl)) & 0x0F) * 4;
+            (load::<u8>(ip, offset_of!(Ipv4Hdr, proto)), len)
+        }
+        Family::V6 => {
+            let ip = packet.bytes::<{ Ipv6Hdr::LEN }>(ETH_LEN).ok_or(Reason::Truncated)?;
+            (load::<u8>(ip, offset_of!(Ipv6Hdr, next_hdr)), Ipv6Hdr::LEN)
+        }
+    };
+    Ok(Transport { offset: ETH_LEN + len, tcp: protocol == PROTO_TCP })
+}
+
+/// Whether the TCP header at `offset` begins a connection: SYN without ACK (RFC 9293).
+#[inline(always)]
+pub fn is_syn<P: Packet + ?Sized>(packet: &P, offset: usize) -> bool {
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    // Data offset, reserved bits and flags: the 13th and 14th byte.
+    match packet.bytes::<14>(offset) {
+        Some(header) => load::<u8>(header, 13) & (SYN | ACK) == SYN,
+        None => false,
+    }
+}
+
 /// Length of the shortest transport header, for the protocols that have ports.
 #[inline(always)]
 fn transport_len(protocol: u8) -> Option<usize> {

@@ -9,6 +9,7 @@
 mod frame;
 mod rewrite;
 mod tables;
+mod track;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
@@ -49,7 +50,7 @@ fn send(ctx: &XdpContext, frame: &Frame, candidate: &Candidate) -> Result<u32, R
         hash,
         row_index,
         row,
-    } = choose(frame, candidate)?;
+    } = choose(ctx, frame, candidate, false)?;
     let action = rewrite::rewrite(ctx, row, &flow, hash)?;
     tables::count_pair(row_index, flow.length);
     Ok(action)
@@ -64,15 +65,17 @@ struct Choice {
 }
 
 #[inline(always)]
-fn choose(frame: &Frame, candidate: &Candidate) -> Result<Choice, Reason> {
+fn choose(ctx: &XdpContext, frame: &Frame, candidate: &Candidate, peek: bool) -> Result<Choice, Reason> {
     let service = tables::service(candidate.key, candidate.v6()).ok_or(Reason::NotAVip)?;
     let flow = candidate.complete(frame)?;
     let hash = hash_for(service, &flow);
     // One load: a service that moves changes both bases at once.
     let bases = tables::bases(service);
     let slot = tables::slot(bases as u32 + slot(hash, service.ring_size))?;
-    // The slot is stable, or its owner changed without a flow to remember: `current` alone counts.
-    let number = slot.current();
+    let mut number = slot.current();
+    if !slot.is_stable() {
+        number = track::owner(ctx, service, slot, hash, peek);
+    }
     if number == NOBODY {
         return Err(Reason::NoBackend);
     }
@@ -124,8 +127,8 @@ fn ask(ctx: &XdpContext) -> Result<Choice, Reason> {
     let frame = Frame::of(ctx);
     // Split as in `forward`: merged, the verifier would not know which header a candidate has.
     match family(&frame)? {
-        Family::V4 => choose(&frame, &ipv4(&frame)?),
-        Family::V6 => choose(&frame, &ipv6(&frame)?),
+        Family::V4 => choose(ctx, &frame, &ipv4(&frame)?, true),
+        Family::V6 => choose(ctx, &frame, &ipv6(&frame)?, true),
     }
 }
 

@@ -5,9 +5,9 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMapHash, PerCpuArray};
+use aya_ebpf::maps::{Array, DevMapHash, LruHashMap, PerCpuArray};
 use lb_common::hash::{HashKeys, service_places};
-use lb_common::map::{BackendRow, Counter, Meta, ServiceEntry, ServiceKey, Slot, SlotPair};
+use lb_common::map::{BackendRow, Counter, FlowEntry, InsertWindow, Meta, ServiceEntry, ServiceKey, Slot, SlotPair};
 use lb_common::reason::Reason;
 
 // Lengths here are placeholders: userspace sets each map's from the configured capacity before it loads the program.
@@ -26,6 +26,10 @@ static PAIRS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1, 0);
 static BASELINES: Array<Counter> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT as u32, 0);
+#[map]
+static FLOWS: LruHashMap<u64, FlowEntry> = LruHashMap::with_max_entries(1, 0);
+#[map]
+static INSERTS: PerCpuArray<InsertWindow> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static DEVICES: DevMapHash = DevMapHash::with_max_entries(64, 0);
 
@@ -49,7 +53,11 @@ pub fn service(key: ServiceKey, v6: bool) -> Option<&'static ServiceEntry> {
         return None;
     }
     let entry = SERVICES.get(second)?;
-    if is(entry, key, v6) { Some(entry) } else { None }
+    if is(entry, key, v6) {
+        Some(entry)
+    } else {
+        None
+    }
 }
 
 #[inline(always)]
@@ -78,6 +86,24 @@ pub fn slot(index: u32) -> Result<Slot, Reason> {
 #[inline(always)]
 pub fn backend(index: u32) -> Result<&'static BackendRow, Reason> {
     BACKENDS.get(index).ok_or(Reason::BrokenTable)
+}
+
+/// What is remembered of a flow.
+#[inline(always)]
+pub fn flow(hash: u64) -> Option<*mut FlowEntry> {
+    FLOWS.get_ptr_mut(&hash)
+}
+
+/// Remembers a flow; false if the table does not take it.
+#[inline(always)]
+pub fn insert_flow(hash: u64, entry: &FlowEntry) -> bool {
+    FLOWS.insert(&hash, entry, 0).is_ok()
+}
+
+/// How many flows this CPU has remembered lately for a service.
+#[inline(always)]
+pub fn insert_window(index: u32) -> Option<*mut InsertWindow> {
+    INSERTS.get_ptr_mut(index)
 }
 
 /// The flow hash's key. IPv4 does without the last word.

@@ -58,6 +58,8 @@ pub struct Capacity {
     pub backends: u32,
     /// Slots of all rings together; nothing: as many as the configuration needs, with room to grow.
     pub ring_slots: Option<u32>,
+    /// Flows that can be remembered, of all services together: 1,024 ..= 16,777,216.
+    pub flows: u32,
 }
 
 impl Default for Capacity {
@@ -66,6 +68,7 @@ impl Default for Capacity {
             services: 10_000,
             backends: 200_000,
             ring_slots: None,
+            flows: 524_288,
         }
     }
 }
@@ -85,6 +88,11 @@ pub struct Service {
     pub hash: HashInput,
     /// Which flows are remembered while slots change owner.
     pub tracking: Tracking,
+    /// How long flows of a slot that changed owner stay with the old one without being remembered: 1 s ..= 24 h. A flow that is
+    /// silent for longer may move.
+    pub drain_time: Duration,
+    /// How many new connections, and how many established flows, are remembered in a second at most: 1 ..= 10,000,000.
+    pub flow_inserts: u32,
     /// Slots of the ring: a prime, larger than the number of backends.
     pub ring_size: u32,
     /// How backends are checked; nothing: they are always up.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::xdp::{DevMapHash, XdpMapError};
@@ -10,7 +11,7 @@ use aya::pin::PinError;
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::hash::HashKeys;
-use lb_common::map::{ABI_VERSION, BackendRow, Counter, Meta, ServiceEntry, SlotPair, name};
+use lb_common::map::{ABI_VERSION, BackendRow, Counter, FlowEntry, InsertWindow, Meta, ServiceEntry, SlotPair, name};
 use lb_common::reason::Reason;
 use thiserror::Error;
 
@@ -128,6 +129,8 @@ impl Balancer {
             .map_max_entries(name::BACKENDS, lengths.rows)
             .map_max_entries(name::PAIRS, lengths.rows)
             .map_max_entries(name::BASELINES, lengths.rows)
+            .map_max_entries(name::FLOWS, lengths.flows)
+            .map_max_entries(name::INSERTS, lengths.services)
             .override_global(name::SERVICE_MASK, &mask, true)
             .override_global(name::HASH_KEYS, keys.as_slice(), true);
         for map in name::PINNED {
@@ -141,6 +144,7 @@ impl Balancer {
             mapped::<SlotPair>(&mut ebpf, name::RING)?,
             mapped::<BackendRow>(&mut ebpf, name::BACKENDS)?,
             mapped::<Counter>(&mut ebpf, name::BASELINES)?,
+            lengths.flows,
         );
         let pairs = typed(&mut ebpf, name::PAIRS)?;
         let reasons = typed(&mut ebpf, name::REASONS)?;
@@ -338,6 +342,17 @@ impl Balancer {
         })
     }
 
+    /// The flow table's descriptor, for reading it from another thread.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn flows_fd(&self) -> Result<OwnedFd, KernelError> {
+        let map = self.ebpf.map(name::FLOWS).ok_or(KernelError::Missing(name::FLOWS))?;
+        let Map::LruHashMap(data) = map else { return Err(KernelError::Missing(name::FLOWS)) };
+        let failed = |source| KernelError::Mapping { name: name::FLOWS, source };
+        data.fd().as_fd().try_clone_to_owned().map_err(failed)
+    }
+
     /// Lets packets be redirected to an interface.
     ///
     /// # Errors
@@ -374,6 +389,8 @@ pub fn fits(folder: &Path, lengths: Lengths) -> Result<(), String> {
         (name::BACKENDS, MapType::Array, size_of::<BackendRow>(), lengths.rows),
         (name::PAIRS, MapType::PerCpuArray, size_of::<Counter>(), lengths.rows),
         (name::BASELINES, MapType::Array, size_of::<Counter>(), lengths.rows),
+        (name::FLOWS, MapType::LruHash, size_of::<FlowEntry>(), lengths.flows),
+        (name::INSERTS, MapType::PerCpuArray, size_of::<InsertWindow>(), lengths.services),
         (
             name::REASONS,
             MapType::PerCpuArray,
@@ -410,6 +427,7 @@ pub fn pinned_lengths(folder: &Path) -> Option<Lengths> {
         services: entries(name::SERVICES)?,
         slots: entries(name::RING)?.checked_mul(2)?,
         rows: entries(name::BACKENDS)?,
+        flows: entries(name::FLOWS)?,
     })
 }
 

@@ -16,12 +16,14 @@ pub struct Lengths {
     pub slots: u32,
     /// Rows of `BACKENDS`, `PAIRS` and `BASELINES`.
     pub rows: u32,
+    /// Entries of `FLOWS`.
+    pub flows: u32,
 }
 
 impl Lengths {
     /// What the capacity asked for needs. Services get twice their number of places, which a two-choice table needs; rows
     /// and slots get a quarter more, which services that move to new regions need while they do.
-    pub fn for_capacity(services: u32, backends: u32, slots: u32) -> Self {
+    pub fn for_capacity(services: u32, backends: u32, slots: u32, flows: u32) -> Self {
         let with_room = |n: u64| (n + n / 4).next_multiple_of(64).min(u64::from(u32::MAX - 63)) as u32;
         Self {
             services: u64::from(services)
@@ -30,6 +32,7 @@ impl Lengths {
                 .clamp(64, 1 << 31) as u32,
             slots: with_room(u64::from(slots)),
             rows: with_room(u64::from(backends) + 3 * u64::from(services)),
+            flows,
         }
     }
 }
@@ -41,21 +44,24 @@ pub struct Tables {
     ring: Mapping<SlotPair>,
     backends: Mapping<BackendRow>,
     baselines: Mapping<Counter>,
+    flows: u32,
 }
 
 impl Tables {
-    /// From mappings of the four maps.
+    /// From mappings of the four maps, and the length of `FLOWS`, which is not mapped.
     pub fn new(
         services: Mapping<ServiceEntry>,
         ring: Mapping<SlotPair>,
         backends: Mapping<BackendRow>,
         baselines: Mapping<Counter>,
+        flows: u32,
     ) -> Self {
         Self {
             services,
             ring,
             backends,
             baselines,
+            flows,
         }
     }
 
@@ -69,6 +75,7 @@ impl Tables {
             ring: Mapping::private(lengths.slots / 2)?,
             backends: Mapping::private(lengths.rows)?,
             baselines: Mapping::private(lengths.rows)?,
+            flows: lengths.flows,
         })
     }
 
@@ -78,6 +85,7 @@ impl Tables {
             services: self.services.len() as u32,
             slots: self.ring.len() as u32 * 2,
             rows: self.backends.len() as u32,
+            flows: self.flows,
         }
     }
 
@@ -93,14 +101,11 @@ impl Tables {
 
     /// Fills a free place: the value first, the word that makes it found last.
     pub fn insert_service(&self, place: u32, entry: ServiceEntry) {
-        let overflow = self.service(place).overflow;
+        // These two are the place's own.
+        let (overflow, window) = (self.service(place).overflow, place);
         self.services.write(
             place as usize,
-            ServiceEntry {
-                word: 0,
-                overflow,
-                ..entry
-            },
+            ServiceEntry { word: 0, overflow, window, ..entry },
         );
         self.word(place).store(entry.word, Ordering::Release);
     }

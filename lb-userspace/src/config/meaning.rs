@@ -13,7 +13,7 @@ use super::prime::{MAX_RING_SIZE, next_prime};
 use super::problem::{Caution, Problem};
 use super::service::Service;
 use super::table::{At, Key};
-use super::{DEFAULT_RING_SIZE, MAX_BACKENDS, MAX_RING_SLOTS};
+use super::{DEFAULT_DRAIN_TIME, DEFAULT_FLOW_INSERTS, DEFAULT_RING_SIZE, MAX_BACKENDS, MAX_RING_SLOTS};
 use crate::model::{self, Check, Forward, HashInput, Model, Protocol, Tracking, XdpMode};
 
 const DEFAULT_WEIGHT: u32 = 100;
@@ -213,6 +213,8 @@ fn judge_service(service: &Service<'_>, found: &mut Findings<'_>) -> Option<mode
         port: service.port.typed()?.value,
         hash: service.hash.or(HashInput::FiveTuple)?,
         tracking: service.tracking.or(Tracking::Adaptive)?,
+        drain_time: service.drain_time.or(DEFAULT_DRAIN_TIME)?,
+        flow_inserts: service.flow_inserts.or(DEFAULT_FLOW_INSERTS)?,
         ring_size: service.ring_size.or(DEFAULT_RING_SIZE)?,
         health: match health {
             Some(health) => Some(health?),
@@ -387,6 +389,7 @@ fn model_node(node: &Node<'_>) -> Option<model::Node> {
             services: node.capacity.services.or(default.services)?,
             backends: node.capacity.backends.or(default.backends)?,
             ring_slots: node.capacity.ring_slots.or(None)?,
+            flows: node.capacity.flows.or(default.flows)?,
         },
     })
 }

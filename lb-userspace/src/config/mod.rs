@@ -28,6 +28,7 @@ mod tests;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -44,6 +45,10 @@ pub use self::report::{check, finding};
 
 /// A ring's slots when a service does not say: the 65,537 of the Maglev paper (NSDI'16).
 pub const DEFAULT_RING_SIZE: u32 = 65_537;
+/// How long unremembered flows stay with a slot's old owner when a service does not say.
+pub const DEFAULT_DRAIN_TIME: Duration = Duration::from_secs(300);
+/// Flows remembered in a second, of each kind, when a service does not say.
+pub const DEFAULT_FLOW_INSERTS: u32 = 5_000;
 /// Slots that all rings together can have: 4 GiB of them.
 pub const MAX_RING_SLOTS: u32 = 1 << 30;
 /// Backends of one service: their numbers have 16 bits, and one of these is "nobody".

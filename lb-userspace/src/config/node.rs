@@ -34,6 +34,7 @@ pub(super) struct Capacity {
     pub(super) backends: Key<u32>,
     /// Nothing: as many as are needed.
     pub(super) ring_slots: Key<Option<u32>>,
+    pub(super) flows: Key<u32>,
 }
 
 pub(super) fn read<'r>(table: &At<&'r DeTable<'r>>, found: &mut Findings<'_>) -> Node<'r> {
@@ -103,6 +104,7 @@ fn read_capacity(node: &Reader<'_>, found: &mut Findings<'_>) -> Capacity {
             services: Key::Absent,
             backends: Key::Absent,
             ring_slots: Key::Absent,
+            flows: Key::Absent,
         };
     };
     let reader = Reader::new(table.value, table.span, Place::Capacity, table::CAPACITY, found);
@@ -114,5 +116,6 @@ fn read_capacity(node: &Reader<'_>, found: &mut Findings<'_>) -> Capacity {
             DeValue::String(_) => Err(value.wrong_type("a number or \"auto\"")),
             _ => value.integer(2, MAX_RING_SLOTS).map(Some),
         }),
+        flows: reader.key("flows", found, |value| value.integer(1_024, 16_777_216)),
     }
 }

@@ -1,6 +1,7 @@
 //! `[[service]]`, as typed.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -26,6 +27,8 @@ pub(super) struct Service<'r> {
     pub(super) forward: Key<Forward>,
     pub(super) hash: Key<HashInput>,
     pub(super) tracking: Key<Tracking>,
+    pub(super) drain_time: Key<Duration>,
+    pub(super) flow_inserts: Key<u32>,
     pub(super) ring_size: Key<u32>,
     pub(super) health: Option<Health<'r>>,
     pub(super) backends: Vec<Backend<'r>>,
@@ -66,6 +69,10 @@ pub(super) fn read<'r>(table: &At<&'r DeTable<'r>>, index: usize, found: &mut Fi
         forward: reader.key("forward", found, forward),
         hash: reader.key("hash", found, |value| value.choice(&hashes, &ALL_BUILT)),
         tracking: reader.key("tracking", found, |value| value.choice(&trackings, &ALL_BUILT)),
+        drain_time: reader.key("drain_time", found, |value| {
+            value.duration(Duration::from_secs(1), "1s to 24h", Duration::from_secs(24 * 3600))
+        }),
+        flow_inserts: reader.key("flow_inserts", found, |value| value.integer(1, 10_000_000)),
         ring_size: reader.key("ring_size", found, ring_size),
         health: reader
             .table("health", found)

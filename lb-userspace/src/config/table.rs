@@ -19,7 +19,7 @@ pub(super) const NODE: &[&str] = &[
     "tunnel_source_v6",
     "capacity",
 ];
-pub(super) const CAPACITY: &[&str] = &["services", "backends", "ring_slots"];
+pub(super) const CAPACITY: &[&str] = &["services", "backends", "ring_slots", "flows"];
 pub(super) const SERVICE: &[&str] = &[
     "name",
     "vip",
@@ -28,6 +28,8 @@ pub(super) const SERVICE: &[&str] = &[
     "forward",
     "hash",
     "tracking",
+    "drain_time",
+    "flow_inserts",
     "ring_size",
     "health",
     "backend",

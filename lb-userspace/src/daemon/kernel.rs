@@ -56,6 +56,7 @@ pub fn settings_for(model: &Model, present: Option<Lengths>) -> Settings {
         services,
         backends,
         ring_slots,
+        flows,
     } = model.node.capacity;
     let needed: u64 = model
         .services
@@ -68,11 +69,11 @@ pub fn settings_for(model: &Model, present: Option<Lengths>) -> Settings {
             .unwrap_or(MOST_AUTO_SLOTS)
             .min(MOST_AUTO_SLOTS)
     });
-    let mut lengths = Lengths::for_capacity(services, backends, slots);
+    let mut lengths = Lengths::for_capacity(services, backends, slots, flows);
     if let Some(present) = present
         && ring_slots.is_none()
         && u64::from(present.slots) >= needed + needed / 4
-        && present.slots <= lengths.slots.max(Lengths::for_capacity(1, 1, LEAST_AUTO_SLOTS).slots) * 4
+        && present.slots <= lengths.slots.max(Lengths::for_capacity(1, 1, LEAST_AUTO_SLOTS, 1).slots) * 4
     {
         lengths.slots = present.slots;
     }

@@ -121,6 +121,7 @@ fn node(node: &Node) -> Fields {
                 .map_or("auto".to_owned(), |slots| slots.to_string()),
         ),
     ];
+    fields.push(("capacity.flows", node.capacity.flows.to_string()));
     if let Some(mac) = node.gateway_mac {
         fields.push(("gateway_mac", super::super::answers::mac(mac)));
     }
@@ -142,6 +143,8 @@ fn service(service: &Service) -> Fields {
         ("port", service.port.to_string()),
         ("hash", HashInput::from(service.hash).to_string()),
         ("tracking", Tracking::from(service.tracking).to_string()),
+        ("drain_time", format!("{:?}", service.drain_time)),
+        ("flow_inserts", service.flow_inserts.to_string()),
         ("ring_size", service.ring_size.to_string()),
     ];
     if let Some(health) = &service.health {
