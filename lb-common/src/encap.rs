@@ -42,10 +42,13 @@ pub fn ipip_v4(destination: Mac, source: Mac, outer_source: [u8; 4], outer_desti
     bytes[23] = protocol_of(inner);
     bytes[26..30].copy_from_slice(&outer_source);
     bytes[30..34].copy_from_slice(&outer_destination);
-    let checksum = bytes[ETH_LEN..ETH_LEN + IPV4_LEN]
+    let mut checksum: u32 = bytes[ETH_LEN..ETH_LEN + IPV4_LEN]
         .chunks_exact(2)
         .map(|pair| u32::from(u16::from_ne_bytes([pair[0], pair[1]])))
         .sum();
+    while checksum > 0xFFFF {
+        checksum = (checksum & 0xFFFF) + (checksum >> 16);
+    }
     template(Mode::IpipV4, bytes, checksum)
 }
 
@@ -98,9 +101,11 @@ pub const LONGEST_IN_IPV6: u32 = 0xFFFF;
 pub fn ipv4_header(rewrite: &Rewrite, length: u32, traffic_class: u8) -> ([u64; 4], u16) {
     let total = ((length + IPV4_LEN as u32) as u16).to_be();
     let class = u16::from_ne_bytes([0, traffic_class]);
-    // Both halves are added at once: the upper one of the sum is then folded, carry included.
-    let sum = rewrite.checksum + u32::from(total) + u32::from(class);
-    let checksum = !(sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16;
+    // Three numbers of 16 bits: what is carried out of the first fold is 1 at most. In 64 bits, for the target's sake.
+    let mut sum = u64::from(rewrite.checksum) + u64::from(total) + u64::from(class);
+    sum = (sum & 0xFFFF) + (sum >> 16);
+    sum += sum >> 16;
+    let checksum = !sum as u16;
     let header = &rewrite.header;
     let words = [
         header[0],

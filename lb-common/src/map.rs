@@ -225,7 +225,7 @@ pub struct Rewrite {
     /// Index of the interface that the packet leaves by; 0: always the one it came from.
     pub ifindex: u32,
     /// IPv4 outer header: the one's complement sum of `header`'s 16-bit words as they lie in memory, with total length,
-    /// type of service and checksum zero; not folded.
+    /// type of service and checksum zero; folded to 16 bits.
     pub checksum: u32,
     /// Zero.
     pub reserved: u32,

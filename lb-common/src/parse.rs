@@ -253,7 +253,10 @@ pub fn transport<P: Packet + ?Sized>(packet: &P) -> Result<Transport, Reason> {
             (load::<u8>(ip, offset_of!(Ipv6Hdr, next_hdr)), Ipv6Hdr::LEN)
         }
     };
-    Ok(Transport { offset: ETH_LEN + len, tcp: protocol == PROTO_TCP })
+    Ok(Transport {
+        offset: ETH_LEN + len,
+        tcp: protocol == PROTO_TCP,
+    })
 }
 
 /// Whether the TCP header at `offset` begins a connection: SYN without ACK (RFC 9293).

@@ -71,7 +71,7 @@ fn choose(ctx: &XdpContext, frame: &Frame, candidate: &Candidate, peek: bool) ->
     let hash = hash_for(service, &flow);
     // One load: a service that moves changes both bases at once.
     let bases = tables::bases(service);
-    let slot = tables::slot(bases as u32 + slot(hash, service.ring_size))?;
+    let slot = tables::slot((bases & 0xFFFF_FFFF) + u64::from(slot(hash, service.ring_size)))?;
     let mut number = slot.current();
     if !slot.is_stable() {
         number = track::owner(ctx, service, slot, hash, peek);
@@ -94,7 +94,7 @@ fn hash_for(service: &ServiceEntry, flow: &Flow) -> u64 {
     let keys = tables::hash_keys(flow.v6);
     let (mut high, mut low, mut port) = (flow.source_high, flow.source_low, flow.source_port);
     // A branch, and not masks always applied: predicted, it keeps the hash independent of the service's entry.
-    if service.flags & flag::HASH_FLOW != flag::HASH_FLOW {
+    if service.flags != flag::HASH_FLOW {
         if service.flags & flag::HASH_ADDRESS == 0 {
             (high, low) = (0, 0);
         }

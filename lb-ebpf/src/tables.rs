@@ -53,11 +53,7 @@ pub fn service(key: ServiceKey, v6: bool) -> Option<&'static ServiceEntry> {
         return None;
     }
     let entry = SERVICES.get(second)?;
-    if is(entry, key, v6) {
-        Some(entry)
-    } else {
-        None
-    }
+    if is(entry, key, v6) { Some(entry) } else { None }
 }
 
 #[inline(always)]
@@ -76,8 +72,9 @@ pub fn bases(service: &ServiceEntry) -> u64 {
 
 /// A slot, in one load.
 #[inline(always)]
-pub fn slot(index: u32) -> Result<Slot, Reason> {
-    let pair = RING.get_ptr(index / 2).ok_or(Reason::BrokenTable)?;
+pub fn slot(index: u64) -> Result<Slot, Reason> {
+    // In 64 bits: a 32-bit shift costs the target a mask.
+    let pair = RING.get_ptr((index >> 1) as u32).ok_or(Reason::BrokenTable)?;
     // SAFETY: an aligned live map value of two slots; volatile, so that both halves of the slot come from one load.
     Ok(unsafe { core::ptr::read_volatile(pair.cast::<Slot>().add((index & 1) as usize)) })
 }

@@ -25,7 +25,9 @@ fn decide(ctx: *mut xdp_md, service: &ServiceEntry, slot: u32, hash: u64, peek: 
     let ctx = XdpContext::new(ctx);
     let (slot, peek) = (Slot(slot), peek != 0);
     let frame = Frame::of(&ctx);
-    let Ok(Transport { offset, tcp }) = transport(&frame) else { return NOBODY.into() };
+    let Ok(Transport { offset, tcp }) = transport(&frame) else {
+        return NOBODY.into();
+    };
     let always = service.flags & flag::TRACK_ALWAYS != 0;
     // The end of a UDP flow cannot be seen, nor its beginning: it goes where the ring says.
     if !tcp && !always {
@@ -86,14 +88,7 @@ fn remembered(bases: u64, hash: u64, now: u32, peek: bool) -> Option<BackendNumb
 
 /// Remembers a flow, within the service's bound; false if it could not be.
 #[inline(always)]
-fn remember(
-    service: &ServiceEntry,
-    bases: u64,
-    hash: u64,
-    number: BackendNumber,
-    new: bool,
-    now: u32,
-) -> bool {
+fn remember(service: &ServiceEntry, bases: u64, hash: u64, number: BackendNumber, new: bool, now: u32) -> bool {
     let Some(window) = tables::insert_window(service.window) else {
         return false;
     };

@@ -3,7 +3,7 @@ use lb_common::{encap, hash, map::*};
 use lb_userspace::bpf::{program::*, tables::*};
 fn main() {
     let object = std::fs::read("target/ebpf/bpfel-unknown-none/release/balance").unwrap();
-    let lengths = Lengths::for_capacity(10000, 200000, 1 << 20, 1<<20);
+    let lengths = Lengths::for_capacity(10000, 200000, 1 << 20, 1 << 20);
     let mut b = match Balancer::load(
         &object,
         Settings {

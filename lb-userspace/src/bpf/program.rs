@@ -348,8 +348,13 @@ impl Balancer {
     /// The kernel's.
     pub fn flows_fd(&self) -> Result<OwnedFd, KernelError> {
         let map = self.ebpf.map(name::FLOWS).ok_or(KernelError::Missing(name::FLOWS))?;
-        let Map::LruHashMap(data) = map else { return Err(KernelError::Missing(name::FLOWS)) };
-        let failed = |source| KernelError::Mapping { name: name::FLOWS, source };
+        let Map::LruHashMap(data) = map else {
+            return Err(KernelError::Missing(name::FLOWS));
+        };
+        let failed = |source| KernelError::Mapping {
+            name: name::FLOWS,
+            source,
+        };
         data.fd().as_fd().try_clone_to_owned().map_err(failed)
     }
 
@@ -390,7 +395,12 @@ pub fn fits(folder: &Path, lengths: Lengths) -> Result<(), String> {
         (name::PAIRS, MapType::PerCpuArray, size_of::<Counter>(), lengths.rows),
         (name::BASELINES, MapType::Array, size_of::<Counter>(), lengths.rows),
         (name::FLOWS, MapType::LruHash, size_of::<FlowEntry>(), lengths.flows),
-        (name::INSERTS, MapType::PerCpuArray, size_of::<InsertWindow>(), lengths.services),
+        (
+            name::INSERTS,
+            MapType::PerCpuArray,
+            size_of::<InsertWindow>(),
+            lengths.services,
+        ),
         (
             name::REASONS,
             MapType::PerCpuArray,

@@ -105,7 +105,12 @@ impl Tables {
         let (overflow, window) = (self.service(place).overflow, place);
         self.services.write(
             place as usize,
-            ServiceEntry { word: 0, overflow, window, ..entry },
+            ServiceEntry {
+                word: 0,
+                overflow,
+                window,
+                ..entry
+            },
         );
         self.word(place).store(entry.word, Ordering::Release);
     }

@@ -73,7 +73,11 @@ pub fn settings_for(model: &Model, present: Option<Lengths>) -> Settings {
     if let Some(present) = present
         && ring_slots.is_none()
         && u64::from(present.slots) >= needed + needed / 4
-        && present.slots <= lengths.slots.max(Lengths::for_capacity(1, 1, LEAST_AUTO_SLOTS, 1).slots) * 4
+        && present.slots
+            <= lengths
+                .slots
+                .max(Lengths::for_capacity(1, 1, LEAST_AUTO_SLOTS, 1).slots)
+                * 4
     {
         lengths.slots = present.slots;
     }
