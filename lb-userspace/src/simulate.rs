@@ -254,6 +254,7 @@ fn wanted(model: &Model, down: &HashSet<(String, String)>) -> Result<Vec<WantedS
             now.push(BackendNow {
                 rewrite: Some(rewrite),
                 share,
+                serves: !is_down,
             });
         }
         wanted.push(wish::wanted(service, &ring, &now));

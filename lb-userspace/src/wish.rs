@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use lb_common::encap::{self, Mac};
 use lb_common::map::{FAMILY_V4, FAMILY_V6, Rewrite, flag};
 
-use crate::model::{Backend, Forward, HashInput, Service, identity};
+use crate::model::{Backend, Forward, HashInput, Service, Tracking, identity};
+use crate::plan::transition::Rule;
 use crate::plan::{WantedBackend, WantedService};
 use crate::ring::{Member, Ring, Share};
 
@@ -29,6 +30,8 @@ pub struct BackendNow {
     pub rewrite: Option<Rewrite>,
     /// How much of its weight in the ring it serves with.
     pub share: Share,
+    /// Whether it serves the flows that it has: it is up, enabled or draining, and the way to it is known.
+    pub serves: bool,
 }
 
 /// The members of a service's ring. `weights` are those in force, one for each backend: an operator's may be above the file's.
@@ -49,14 +52,32 @@ pub fn wanted(service: &Service, ring: &Ring, now: &[BackendNow]) -> WantedServi
     let backends = service.backends.iter().zip(now).map(|(backend, now)| WantedBackend {
         identity: identity(&backend.name),
         rewrite: now.rewrite.unwrap_or_default(),
+        serves: now.serves,
     });
     WantedService {
         key: service.key(),
-        flags: flags(service.hash),
+        flags: flags(service.hash)
+            | if service.tracking == Tracking::Always {
+                flag::TRACK_ALWAYS
+            } else {
+                0
+            },
+        inserts: inserts_per_cpu(service.flow_inserts),
+        rule: match service.tracking {
+            Tracking::Adaptive => Rule::Adaptive,
+            Tracking::Always => Rule::Always,
+            Tracking::Never => Rule::Never,
+        },
         ring_size: service.ring_size,
         backends: backends.collect(),
         owners: ring.lend(&shares),
     }
+}
+
+/// A CPU's part of what a service may remember in a second: packets of one flow come to one CPU, and flows to all alike.
+fn inserts_per_cpu(inserts: u32) -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+    inserts.div_ceil(cpus)
 }
 
 pub(crate) fn flags(hash: HashInput) -> u32 {

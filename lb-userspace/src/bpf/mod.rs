@@ -1,5 +1,6 @@
 //! The kernel's side of the balancer: object, maps, pins, links, grace periods.
 
+pub mod flows;
 pub mod grace;
 pub mod instance;
 pub mod links;

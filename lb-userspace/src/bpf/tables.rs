@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use lb_common::map::{BackendRow, Counter, NOBODY, Rewrite, ServiceEntry, Slot, SlotPair};
+use lb_common::map::{BackendRow, Counter, NOBODY, Rewrite, ServiceEntry, Slot, SlotPair, row_flag};
 
 use super::mapping::Mapping;
 
@@ -147,11 +147,14 @@ impl Tables {
         unsafe { AtomicU32::from_ptr(&raw mut (*entry).ring_size) }.store(ring_size, Ordering::Release);
     }
 
-    /// Changes what of a packet is hashed.
-    pub fn set_flags(&self, place: u32, flags: u32) {
+    /// Changes what of a packet is hashed and whether all flows are remembered, and how many may be.
+    pub fn set_flags(&self, place: u32, flags: u32, inserts: u32) {
         let entry = self.services.pointer(place as usize);
         // SAFETY: as in `word`.
-        unsafe { AtomicU32::from_ptr(&raw mut (*entry).flags) }.store(flags, Ordering::Release);
+        unsafe {
+            AtomicU32::from_ptr(&raw mut (*entry).inserts).store(inserts, Ordering::Release);
+            AtomicU32::from_ptr(&raw mut (*entry).flags).store(flags, Ordering::Release);
+        }
     }
 
     /// Records how much room a service's regions have; only userspace reads it.
@@ -186,12 +189,14 @@ impl Tables {
     }
 
     /// Fills a row that no slot points to.
-    pub fn fill_row(&self, index: u32, identity: u64, rewrite: Rewrite) {
+    pub fn fill_row(&self, index: u32, identity: u64, rewrite: Rewrite, serves: bool) {
+        let flags = if serves { row_flag::SERVES } else { 0 };
         self.backends.write(
             index as usize,
             BackendRow {
                 rewrites: [rewrite, rewrite],
                 identity,
+                flags,
                 ..BackendRow::default()
             },
         );
@@ -200,6 +205,14 @@ impl Tables {
     /// Frees a row that no slot points to.
     pub fn free_row(&self, index: u32) {
         self.backends.write(index as usize, BackendRow::default());
+    }
+
+    /// Says whether remembered flows may go to a row.
+    pub fn set_serves(&self, index: u32, serves: bool) {
+        let row = self.backends.pointer(index as usize);
+        let flags = if serves { row_flag::SERVES } else { 0 };
+        // SAFETY: as in `word`.
+        unsafe { AtomicU32::from_ptr(&raw mut (*row).flags) }.store(flags, Ordering::Release);
     }
 
     /// Changes how packets are rewritten for a live row: the copy out of use first, then the switch. Again for the same row

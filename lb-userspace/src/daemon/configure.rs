@@ -82,6 +82,7 @@ impl Daemon {
         }
         let gateway_changed = self.world.model.node.gateway_mac != world.model.node.gateway_mac;
         self.world = world;
+        self.transitions.services = self.world.model.services.iter().map(|service| service.key()).collect();
         if gateway_changed {
             match Watcher::start(self.ways.clone(), self.world.model.node.gateway_mac) {
                 Ok(watcher) => self.watcher = watcher,
@@ -192,7 +193,9 @@ impl Daemon {
         let mut services = HashSet::new();
         for write in candidate.plan.iter().flat_map(|plan| &plan.writes) {
             match write {
-                Write::FillRow { .. } | Write::SetRewrite { .. } | Write::FreeRow { .. } => count("backends", 1),
+                Write::FillRow { .. } | Write::SetRewrite { .. } | Write::SetServes { .. } | Write::FreeRow { .. } => {
+                    count("backends", 1)
+                }
                 Write::FillRing { slots, .. } => count("ring slots", slots.len()),
                 Write::SetSlots { slots } => count("ring slots", slots.len()),
                 Write::Insert { place, .. }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lb_common::map::{ABI_VERSION, Meta, ServiceKey};
+use lb_common::map::{ABI_VERSION, Meta, ServiceKey, row_flag};
 use lb_common::reason::Reason;
 use thiserror::Error;
 use tracing::{info, warn};
@@ -326,24 +326,15 @@ impl Kernel {
     }
 }
 
-/// Which backends served in tables that were taken over: those that own at least one slot.
+/// Which backends served in tables that were taken over: those that were up, and not disabled.
 pub fn serving(balancer: &Balancer, layout: &Layout, key: ServiceKey) -> Vec<u64> {
     let Some(service) = layout.services.get(&key) else {
         return Vec::new();
     };
-    let mut owns = vec![false; service.identities.len()];
-    for n in 0..service.entry.ring_size {
-        let number = balancer.tables.slot(service.entry.ring_base() + n).current();
-        if let Some(owns) = owns.get_mut(usize::from(number)) {
-            *owns = true;
-        }
-    }
-    let owners = service
-        .identities
-        .iter()
-        .zip(owns)
-        .filter(|(identity, owns)| *owns && **identity != 0);
-    owners.map(|(identity, _)| *identity).collect()
+    let rows = (service.entry.backend_base()..).zip(&service.identities);
+    rows.filter(|(row, identity)| **identity != 0 && balancer.tables.row(*row).flags & row_flag::SERVES != 0)
+        .map(|(_, identity)| *identity)
+        .collect()
 }
 
 /// Takes the program off all interfaces and removes its pins.

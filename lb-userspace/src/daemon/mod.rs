@@ -10,6 +10,7 @@
 //! | `operator` | drain, disable, weight |
 //! | `answers` | what the API shows |
 //! | `rates` | packets per second |
+//! | `sweep` | slots that changed owner, on their way back to rest |
 
 mod answers;
 mod configure;
@@ -18,6 +19,7 @@ mod operator;
 mod rates;
 mod start;
 pub mod state;
+mod sweep;
 pub mod world;
 
 use std::collections::BTreeSet;
@@ -36,6 +38,7 @@ use crate::plan::Scope;
 use kernel::Kernel;
 use rates::Rates;
 use state::{State, Store};
+use sweep::Transitions;
 use world::World;
 
 pub use start::{DaemonError, detach, run};
@@ -52,6 +55,8 @@ enum Event {
     Reload,
     /// A moment has passed.
     Tick,
+    /// The flow table was read.
+    Swept(sweep::Sweep),
     /// The daemon is to stop; the kernel goes on.
     Stop(&'static str),
 }
@@ -72,6 +77,9 @@ struct Daemon {
     /// XXH3-64 of that file's text when it was last read.
     file_hash: u64,
     rates: Rates,
+    transitions: Transitions,
+    /// For threads that report to the loop.
+    events: mpsc::UnboundedSender<Event>,
     started: Instant,
     /// What is wrong with the configuration in force without being an error.
     config_warnings: Vec<String>,
@@ -107,7 +115,11 @@ impl Daemon {
             Event::Health(events) => events.into_iter().for_each(|event| self.note_health(event)),
             Event::Ways(ways) => self.note_ways(ways),
             Event::Reload => self.reload_file().await,
-            Event::Tick => self.rates.sample(&self.kernel),
+            Event::Tick => {
+                self.rates.sample(&self.kernel);
+                self.tend_slots();
+            }
+            Event::Swept(sweep) => self.note_sweep(sweep),
             Event::Stop(reason) => return Some(reason),
         }
         None
@@ -190,6 +202,9 @@ impl Daemon {
                     micros,
                     "kernel brought up to date"
                 );
+                self.transitions
+                    .services
+                    .extend(wanted.iter().map(|service| service.key));
                 self.stale.clear();
                 self.stuck = None;
             }

@@ -15,6 +15,7 @@ use super::configure::unix_ms;
 use super::kernel::{ControlError, Kernel, serving};
 use super::rates::Rates;
 use super::state::{StateError, Store};
+use super::sweep::Transitions;
 use super::world::World;
 use super::{Daemon, Event, TICK};
 use crate::api::server::{self, Timeouts};
@@ -135,6 +136,8 @@ pub async fn run(file: &Path, socket: &Path) -> Result<(), DaemonError> {
         let events = events.clone();
         move |reports| drop(events.send(Event::Health(reports)))
     })?;
+    // Slots of an earlier daemon may be on their way.
+    let services = world.model.services.iter().map(|service| service.key()).collect();
     let mut daemon = Daemon {
         world,
         kernel,
@@ -147,6 +150,8 @@ pub async fn run(file: &Path, socket: &Path) -> Result<(), DaemonError> {
         file: file.to_owned(),
         file_hash,
         rates: Rates::default(),
+        transitions: Transitions::of(services),
+        events: events.clone(),
         started: Instant::now(),
         config_warnings: warnings.iter().map(|warning| warning.headline().to_string()).collect(),
         stale: BTreeSet::new(),

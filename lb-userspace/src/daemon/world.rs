@@ -181,6 +181,7 @@ impl World {
         Ok(BackendNow {
             rewrite: Some(rewrite),
             share: Share::FULL,
+            serves: true,
         })
     }
 
@@ -190,8 +191,18 @@ impl World {
         let now = self.rewrite_with(service, backend, &way)?;
         Ok(BackendNow {
             share: self.share(service, backend),
+            serves: self.serves(service, backend),
             ..now
         })
+    }
+
+    /// Whether a backend serves the flows that it has.
+    fn serves(&self, service: &Service, backend: &Backend) -> bool {
+        let overridden = self.overridden(&service.name, &backend.name);
+        let admin = overridden
+            .and_then(|overridden| overridden.admin)
+            .unwrap_or(Admin::Enabled);
+        self.health_of(service, &backend.name) == Health::Up && admin != Admin::Disabled
     }
 
     /// The share of its weight in the ring that health and operator leave a backend.
@@ -227,6 +238,7 @@ impl World {
                     BackendNow {
                         rewrite: last.and_then(|last| last.rewrite),
                         share: Share::OUT,
+                        serves: false,
                     }
                 })
             })

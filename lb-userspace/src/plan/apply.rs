@@ -29,6 +29,7 @@ pub fn step<E>(write: &Write, tables: &Tables, count: &impl Fn(u32) -> Result<Co
             row,
             identity,
             rewrite,
+            serves,
             continues,
         } => {
             let mut baseline = count(*row)?;
@@ -38,8 +39,9 @@ pub fn step<E>(write: &Write, tables: &Tables, count: &impl Fn(u32) -> Result<Co
                 baseline.bytes = baseline.bytes.wrapping_sub(raw.bytes.wrapping_sub(from.bytes));
             }
             tables.set_baseline(*row, baseline);
-            tables.fill_row(*row, *identity, *rewrite);
+            tables.fill_row(*row, *identity, *rewrite, *serves);
         }
+        Write::SetServes { row, serves } => tables.set_serves(*row, *serves),
         Write::SetRewrite { row, rewrite } => tables.set_rewrite(*row, *rewrite),
         Write::FillRing { position, slots } => set_all(tables, (*position..).zip(slots.iter().copied())),
         Write::SetSlots { slots } => set_all(tables, slots.iter().copied()),
@@ -53,7 +55,7 @@ pub fn step<E>(write: &Write, tables: &Tables, count: &impl Fn(u32) -> Result<Co
             ring_room,
             backend_room,
         } => tables.set_rooms(*place, *ring_room, *backend_room),
-        Write::SetFlags { place, flags } => tables.set_flags(*place, *flags),
+        Write::SetFlags { place, flags, inserts } => tables.set_flags(*place, *flags, *inserts),
         Write::Grace => grace::period(),
         Write::FreeRow { row } => tables.free_row(*row),
     }

@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 
 use lb_common::hash::{service_places, service_salt};
-use lb_common::map::{BackendNumber, ServiceEntry, ServiceKey, Slot};
+use lb_common::map::{BackendNumber, ServiceEntry, ServiceKey, Slot, row_flag};
 
 use super::layout::{InstalledService, Layout};
 use super::places;
-use super::{Plan, PlanError, Scope, WantedBackend, WantedService, Write, slot_for};
+use super::transition::transition;
+use super::{Plan, PlanError, Scope, WantedBackend, WantedService, Write, fresh_slot, number_of};
 use crate::bpf::tables::{MOST_BACKENDS_OF_A_SERVICE, Tables};
 
 /// Plans the way from what the tables hold to what is wanted.
@@ -71,7 +72,11 @@ impl Maker<'_> {
         for (number, backend) in service.backends.iter().enumerate() {
             self.fill_row(row_base + number as u32, backend, None);
         }
-        let slots = service.owners.iter().map(|owner| slot_for(*owner, &numbers)).collect();
+        let slots = service
+            .owners
+            .iter()
+            .map(|owner| fresh_slot(*owner, &numbers, service.rule))
+            .collect();
         self.push(Write::FillRing {
             position: ring_base,
             slots,
@@ -84,6 +89,7 @@ impl Maker<'_> {
             bases: ServiceEntry::pack_bases(ring_base, row_base),
             salt: service_salt(service.key),
             flags: service.flags,
+            inserts: service.inserts,
             ring_room,
             backend_room: room,
             ..ServiceEntry::default()
@@ -160,15 +166,12 @@ impl Maker<'_> {
             {
                 let old = old_row_base + number as u32;
                 let now = self.tables.row(old);
-                let rewrite = wanted
-                    .backends
-                    .iter()
-                    .find(|backend| backend.identity == *identity)
-                    .map_or(now.rewrites[(now.active & 1) as usize], |backend| backend.rewrite);
-                let backend = WantedBackend {
+                let stays = wanted.backends.iter().find(|backend| backend.identity == *identity);
+                let backend = stays.copied().unwrap_or(WantedBackend {
                     identity: *identity,
-                    rewrite,
-                };
+                    rewrite: now.rewrites[(now.active & 1) as usize],
+                    serves: false,
+                });
                 self.fill_row(row_base + number as u32, &backend, Some(old));
                 self.freed.push(old);
             }
@@ -189,6 +192,12 @@ impl Maker<'_> {
                         });
                     }
                 }
+                if row_base == old_row_base && (now.flags & row_flag::SERVES != 0) != backend.serves {
+                    self.push(Write::SetServes {
+                        row,
+                        serves: backend.serves,
+                    });
+                }
             }
         }
 
@@ -202,7 +211,7 @@ impl Maker<'_> {
                 .next_multiple_of(SLOTS_OF_A_LINE);
             ring_base = self.take_slots(ring_room)?;
             let slots = wanted.owners.iter().cycle().take(ring_room as usize);
-            let slots = slots.map(|owner| slot_for(*owner, &numbers)).collect();
+            let slots = slots.map(|owner| fresh_slot(*owner, &numbers, wanted.rule)).collect();
             self.push(Write::FillRing {
                 position: ring_base,
                 slots,
@@ -224,12 +233,14 @@ impl Maker<'_> {
         } else {
             self.change_slots(wanted, &numbers, &installed);
         }
-        if wanted.flags != installed.entry.flags {
-            self.push(Write::SetFlags {
-                place,
-                flags: wanted.flags,
-            });
-            installed.entry.flags = wanted.flags;
+        if (wanted.flags, wanted.inserts) != (installed.entry.flags, installed.entry.inserts) {
+            let (flags, inserts) = (wanted.flags, wanted.inserts);
+            self.push(Write::SetFlags { place, flags, inserts });
+            installed.entry = ServiceEntry {
+                flags,
+                inserts,
+                ..installed.entry
+            };
         }
         self.freed
             .extend(leaving.iter().map(|number| row_base + u32::from(*number)));
@@ -269,10 +280,20 @@ impl Maker<'_> {
     fn change_slots(&mut self, wanted: &WantedService, numbers: &[BackendNumber], installed: &InstalledService) {
         // The slots are where they were before this plan, whatever became of the rows: a ring that stays is not moved.
         let base = installed.entry.ring_base();
+        let serving = wanted
+            .backends
+            .iter()
+            .zip(numbers)
+            .filter(|(backend, _)| backend.serves);
+        let serving: HashSet<BackendNumber> = serving.map(|(_, number)| *number).collect();
         let slots: Vec<(u32, Slot)> = (base..)
             .zip(&wanted.owners)
-            .map(|(position, owner)| (position, slot_for(*owner, numbers)))
-            .filter(|(position, slot)| self.tables.slot(*position) != *slot)
+            .filter_map(|(position, owner)| {
+                let now = self.tables.slot(position);
+                let alive = |number| serving.contains(&number);
+                let next = transition(now, number_of(*owner, numbers), wanted.rule, alive);
+                (next != now).then_some((position, next))
+            })
             .collect();
         self.plan.summary.slots_kept += wanted.owners.len() - slots.len();
         self.plan.summary.slots_moved += slots.len();
@@ -346,6 +367,7 @@ impl Maker<'_> {
             row,
             identity: backend.identity,
             rewrite: backend.rewrite,
+            serves: backend.serves,
             continues,
         });
     }

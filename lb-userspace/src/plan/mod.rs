@@ -17,9 +17,12 @@ mod places;
 mod regions;
 #[cfg(test)]
 mod tests;
+pub mod transition;
 
-use lb_common::map::{BackendNumber, Rewrite, ServiceEntry, ServiceKey, Slot};
+use lb_common::map::{BackendNumber, NOBODY, Rewrite, ServiceEntry, ServiceKey, Slot};
 use thiserror::Error;
+
+use transition::Rule;
 
 /// What one service should be.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +31,10 @@ pub struct WantedService {
     pub key: ServiceKey,
     /// [`lb_common::map::flag`]s.
     pub flags: u32,
+    /// How many flows a CPU may remember in each time unit, of each kind.
+    pub inserts: u32,
+    /// Which flows are remembered.
+    pub rule: Rule,
     /// Slots of the ring: `owners.len()`.
     pub ring_size: u32,
     /// The backends; one that is out of the ring stays here while it is configured, and keeps its number.
@@ -43,6 +50,8 @@ pub struct WantedBackend {
     pub identity: u64,
     /// How packets are rewritten for it.
     pub rewrite: Rewrite,
+    /// Whether it serves the flows that it has: up, or draining.
+    pub serves: bool,
 }
 
 /// Which services a plan is about.
@@ -66,10 +75,13 @@ pub enum Write {
         row: u32,
         identity: u64,
         rewrite: Rewrite,
+        serves: bool,
         continues: Option<u32>,
     },
     /// Changes the rewrite of a live row.
     SetRewrite { row: u32, rewrite: Rewrite },
+    /// Says whether remembered flows may go to a row.
+    SetServes { row: u32, serves: bool },
     /// Fills a region that no service points to.
     FillRing { position: u32, slots: Vec<Slot> },
     /// Changes slots of a live ring.
@@ -90,8 +102,8 @@ pub enum Write {
         ring_room: u32,
         backend_room: u32,
     },
-    /// Sets the flags.
-    SetFlags { place: u32, flags: u32 },
+    /// Sets the flags and the bound on remembered flows.
+    SetFlags { place: u32, flags: u32, inserts: u32 },
     /// Waits until no packet can be reading what was made unreachable.
     Grace,
     /// Frees a row that nothing points to.
@@ -181,9 +193,12 @@ pub enum PlanError {
     Numbers(usize),
 }
 
-/// The owner of a slot in a service's numbers.
-fn slot_for(owner: u16, numbers: &[BackendNumber]) -> Slot {
-    numbers
-        .get(usize::from(owner))
-        .map_or(Slot::EMPTY, |number| Slot::stable(*number))
+/// An owner's number; [`NOBODY`] is nobody's.
+fn number_of(owner: u16, numbers: &[BackendNumber]) -> BackendNumber {
+    numbers.get(usize::from(owner)).copied().unwrap_or(NOBODY)
+}
+
+/// A slot of a ring that no flow has used.
+fn fresh_slot(owner: u16, numbers: &[BackendNumber], rule: Rule) -> Slot {
+    transition::transition(Slot::EMPTY, number_of(owner, numbers), rule, |_| false)
 }

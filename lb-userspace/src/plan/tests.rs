@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::layout::Layout;
 use super::make::plan;
+use super::transition::Rule;
 use super::*;
 use crate::bpf::tables::{Lengths, Tables};
 
@@ -22,7 +23,17 @@ fn owners(tables: &Tables, key: ServiceKey) -> Option<Vec<Option<u64>>> {
         _ => Some(tables.service(second)).filter(|entry| entry.key() == key)?,
     };
     let owner = |n: u32| {
-        let number = tables.slot(entry.ring_base() + n).current();
+        let slot = tables.slot(entry.ring_base() + n);
+        if slot.previous() != NOBODY {
+            assert!(
+                u32::from(slot.previous()) < entry.backend_room,
+                "slot {n} goes on to number {}",
+                slot.previous()
+            );
+            let row = tables.row(entry.backend_base() + u32::from(slot.previous()));
+            assert_ne!(row.identity, 0, "slot {n} goes on to a freed row");
+        }
+        let number = slot.current();
         (number != NOBODY).then(|| {
             assert!(
                 u32::from(number) < entry.backend_room,
@@ -58,6 +69,7 @@ fn service(n: u8, ring_size: u32, version: u32, backends: &BTreeSet<u8>, out: u8
         .map(|name| WantedBackend {
             identity: identity(*name),
             rewrite: rewrite(identity(*name), version),
+            serves: *name != out || version == 1,
         })
         .collect();
     let serving: Vec<u16> = (0..backends.len() as u16)
@@ -72,6 +84,8 @@ fn service(n: u8, ring_size: u32, version: u32, backends: &BTreeSet<u8>, out: u8
     WantedService {
         key: key(n),
         flags: version % 4,
+        inserts: 7,
+        rule: [Rule::Never, Rule::Adaptive, Rule::Always][usize::from(n) % 3],
         ring_size,
         owners: (0..ring_size).map(owner).collect(),
         backends,
@@ -154,6 +168,7 @@ fn tables() -> Tables {
         services: 64,
         slots: 4096,
         rows: 512,
+        flows: 64,
     })
     .expect("memory")
 }

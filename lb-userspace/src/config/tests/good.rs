@@ -22,6 +22,7 @@ fn every_key_reaches_the_model() {
                 services: 10,
                 backends: 100,
                 ring_slots: None,
+                flows: 524_288,
             },
         },
         services: vec![
@@ -32,6 +33,8 @@ fn every_key_reaches_the_model() {
                 port: 53,
                 hash: HashInput::FiveTuple,
                 tracking: Tracking::Adaptive,
+                drain_time: Duration::from_secs(300),
+                flow_inserts: 5_000,
                 ring_size: 65_537,
                 health: None,
                 backends: vec![backend("dns-1", "2001:db8::11", 100, Forward::Ipip)],
@@ -43,6 +46,8 @@ fn every_key_reaches_the_model() {
                 port: 80,
                 hash: HashInput::FiveTuple,
                 tracking: Tracking::Adaptive,
+                drain_time: Duration::from_secs(300),
+                flow_inserts: 5_000,
                 ring_size: 65_537,
                 health: Some(Health {
                     check: Check::Http {
