@@ -1,13 +1,14 @@
-//! What `docs/configuration.md` shows is true, and it leaves no key out.
+//! What `docs/configuration.md` shows is true, and it leaves no key out; and the README's example is right.
 
 use super::{check_warnings, parse, table};
 
 const PAGE: &str = include_str!("../../../../docs/configuration.md");
+const README: &str = include_str!("../../../../README.md");
 
-/// The code blocks that begin with ```` ```{kind} ````.
-fn blocks(kind: &str) -> Vec<&'static str> {
+/// A page's code blocks that begin with ```` ```{kind} ````.
+fn blocks(page: &'static str, kind: &str) -> Vec<&'static str> {
     let start = format!("\n```{kind}\n");
-    PAGE.split(&start)
+    page.split(&start)
         .skip(1)
         .filter_map(|rest| rest.split("```").next())
         .collect()
@@ -15,7 +16,7 @@ fn blocks(kind: &str) -> Vec<&'static str> {
 
 #[test]
 fn its_examples_are_right() {
-    let examples = blocks("toml");
+    let examples = blocks(PAGE, "toml");
     assert_eq!(examples.len(), 2);
     for example in examples {
         assert!(!check_warnings(example, &[]).services.is_empty());
@@ -23,8 +24,18 @@ fn its_examples_are_right() {
 }
 
 #[test]
+fn the_readmes_example_is_right() {
+    let examples = blocks(README, "toml");
+    let [example] = examples.as_slice() else {
+        panic!("one example")
+    };
+    let model = check_warnings(example, &[]);
+    assert_eq!(model.services[0].backends.len(), 3);
+}
+
+#[test]
 fn its_bad_example_has_the_errors_that_it_shows() {
-    let (bad, shown) = (blocks("toml bad"), blocks("text"));
+    let (bad, shown) = (blocks(PAGE, "toml bad"), blocks(PAGE, "text"));
     let ([bad], [shown]) = (bad.as_slice(), shown.as_slice()) else {
         panic!("one of each")
     };
