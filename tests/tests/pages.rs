@@ -76,7 +76,10 @@ fn a_pages_links_and_anchors_are_found() {
     assert_eq!(found, ["a.md#b-c", "b.svg", "https://example.com"]);
     assert!(is_relative("a.md") && !is_relative("https://example.com"));
     let anchors = anchors("# One: *two* `three_3`\n## Limits, as they are\ntext\n");
-    assert_eq!(anchors, ["limits-as-they-are", "one-two-three_3"].map(String::from).into());
+    assert_eq!(
+        anchors,
+        ["limits-as-they-are", "one-two-three_3"].map(String::from).into()
+    );
     let manifest = "[package]\nname = 1\n[dependencies]\na.workspace = true\n# b = 1\nc = { x = 1 }\n[dev-dependencies]\nd = \"1\"\n";
     assert_eq!(dependencies(manifest), ["a", "c", "d"].map(String::from).into());
 }
