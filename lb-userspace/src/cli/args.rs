@@ -140,7 +140,8 @@ pub struct Simulation {
     #[arg(long = "in", value_name = "A.pcap")]
     pub input: PathBuf,
     /// Where those that leave are written, as a pcap file
-    #[arg(long = "out", value_name = "B.pcap")]
+    // An identifier of its own: "output" is the global option, and clap would take the one for the other.
+    #[arg(id = "out", long = "out", value_name = "B.pcap")]
     pub output: Option<PathBuf>,
     /// Largest IP packet that the interface sends, in bytes
     #[arg(long, default_value_t = 1500, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65_535))]
@@ -199,6 +200,18 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    /// clap finds two options of one identifier but of different types only when their values are taken.
+    #[test]
+    fn a_simulation_has_an_out_of_its_own() {
+        let words = "lbctl -o json simulate --config c.toml --in a.pcap --out b.pcap";
+        let arguments = Arguments::try_parse_from(words.split(' ')).expect("well-formed");
+        assert_eq!(arguments.output, Output::Json);
+        let Verb::Simulate(simulation) = arguments.verb else {
+            panic!("{:?}", arguments.verb)
+        };
+        assert_eq!(simulation.output, Some("b.pcap".into()));
     }
 
     #[test]
