@@ -8,6 +8,7 @@
 //! | [`serve`] | real servers on the hosts: nginx, and UDP and TCP responders |
 //! | [`load`] | a client that opens a connection for every request and remembers what came of each |
 //! | [`edge`] | `lbd` and `lbctl` as processes on the hosts |
+//! | [`kernel`] | what a test may ask of the running kernel |
 //! | [`demo`] | what `cargo xtask demo` shows |
 //!
 //! Nothing here uses `lb-common`: what tests a computation must not share it.
@@ -15,6 +16,7 @@
 pub mod capture;
 pub mod demo;
 pub mod edge;
+pub mod kernel;
 pub mod load;
 pub mod net;
 pub mod packet;

@@ -86,6 +86,11 @@ pub fn target_dir() -> PathBuf {
     crate::target_dir().join("ebpf")
 }
 
+/// The object file of a program, where [`build`] puts it.
+pub fn object(program: &str) -> PathBuf {
+    target_dir().join(TARGET).join("release").join(program)
+}
+
 /// Takes from a command's environment what an outer cargo (or clippy, or rustup) put there for its own children.
 pub fn scrub(command: &mut Command) {
     for (key, value) in env::vars_os() {

@@ -2,6 +2,7 @@
 
 mod clean;
 mod demo;
+mod kernels;
 mod lint;
 mod progress;
 mod setup;
@@ -45,6 +46,10 @@ enum Task {
         /// Runs only the tests whose name contains this.
         filter: Option<String>,
     },
+    /// Runs the tests on Debian's kernels, 6.1, 6.12 and the newest, each booted under QEMU without KVM.
+    ///
+    /// The kernels are fetched once, to target/kernels. docs/kernels.md says what is tested.
+    Kernels(kernels::Args),
     /// Checks the formatting and runs clippy over the workspace and the eBPF crate; a warning is an error.
     Lint,
     /// Removes what builds made, and what interrupted demos and tests left in the system.
@@ -63,6 +68,7 @@ fn main() -> ExitCode {
         Task::Build => build().map(|_| ExitCode::SUCCESS),
         Task::Demo(args) => show(&args).map(|()| ExitCode::SUCCESS),
         Task::Test { filter } => test::run(filter.as_deref()),
+        Task::Kernels(args) => kernels::run(&args),
         Task::Lint => lint::run().map(|()| ExitCode::SUCCESS),
         Task::Clean { all } => clean::run(all).map(|()| ExitCode::SUCCESS),
     };

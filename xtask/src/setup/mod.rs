@@ -3,7 +3,7 @@
 
 mod decide;
 mod facts;
-mod packages;
+pub(crate) mod packages;
 
 use std::{
     fs,
@@ -26,17 +26,15 @@ pub(crate) enum Scope {
     Build,
     /// What the demo and the tests need too.
     All,
+    /// What other kernels are run with too.
+    Kernels,
 }
 
 /// Makes sure of everything in the scope and returns what builds the eBPF crate.
 pub(crate) fn ensure(scope: Scope) -> Result<Record> {
     let crates = lock_digest()?;
     let ready = Record::load().ok().filter(|record| record.fetched == crates);
-    let lacking = if scope == Scope::All {
-        packages::missing()
-    } else {
-        Vec::new()
-    };
+    let lacking = packages::missing(scope);
     if let Some(record) = ready.clone().filter(|_| lacking.is_empty()) {
         return Ok(record);
     }
@@ -58,7 +56,7 @@ pub(crate) fn ensure(scope: Scope) -> Result<Record> {
     };
     if !lacking.is_empty() {
         progress.heading("Setting up what the demo and the tests start");
-        install_programs(&progress, &lacking, apt_updated)?;
+        install_programs(&progress, scope, &lacking, apt_updated)?;
     }
     Ok(record)
 }
@@ -286,7 +284,12 @@ fn lock_digest() -> Result<String> {
     Ok(format!("{:016x}", digest.finish()))
 }
 
-fn install_programs(progress: &Progress, lacking: &[&packages::Package], mut apt_updated: bool) -> Result<()> {
+fn install_programs(
+    progress: &Progress,
+    scope: Scope,
+    lacking: &[&packages::Package],
+    mut apt_updated: bool,
+) -> Result<()> {
     let names: Vec<String> = lacking.iter().map(|package| package.name.to_owned()).collect();
     for package in lacking {
         progress.warn(&format!(
@@ -308,7 +311,7 @@ fn install_programs(progress: &Progress, lacking: &[&packages::Package], mut apt
     }
     let what = format!("apt-get install {}", names.join(" "));
     let installed = progress.run(&what, "the demo and the tests start these", &mut install(&names));
-    let still: Vec<_> = packages::missing().iter().map(|package| package.program).collect();
+    let still: Vec<_> = packages::missing(scope).iter().map(|package| package.program).collect();
     match installed {
         Ok(()) if still.is_empty() => Ok(()),
         Ok(()) => bail!("{} still missing after {what}: {by_hand}", still.join(", ")),

@@ -2,6 +2,8 @@
 
 use std::{env, path::PathBuf};
 
+use super::Scope;
+
 /// A program that must be there, the Debian or Ubuntu package that has it, and what it is for.
 pub(crate) struct Package {
     pub(crate) name: &'static str,
@@ -9,7 +11,7 @@ pub(crate) struct Package {
     pub(crate) purpose: &'static str,
 }
 
-/// All of them. A new need is a new line.
+/// Those of the demo and the tests. A new need is a new line.
 pub(crate) const PACKAGES: &[Package] = &[
     Package {
         name: "iproute2",
@@ -58,10 +60,41 @@ pub(crate) const PACKAGES: &[Package] = &[
     },
 ];
 
-/// Those whose program is not on the machine.
-pub(crate) fn missing() -> Vec<&'static Package> {
-    PACKAGES
+/// What `cargo xtask kernels` needs beside them.
+const KERNELS: &[Package] = &[
+    Package {
+        name: "qemu-system-x86",
+        program: "qemu-system-x86_64",
+        purpose: "the machine that other kernels run on",
+    },
+    Package {
+        name: "busybox-static",
+        program: "busybox",
+        purpose: "the shell in it",
+    },
+    Package {
+        name: "xz-utils",
+        program: "xz",
+        purpose: "kernels' modules, which are packed",
+    },
+    Package {
+        name: "binutils",
+        program: "strip",
+        purpose: "test programs a tenth as large",
+    },
+];
+
+/// Those of the scope whose program is not on the machine.
+pub(crate) fn missing(scope: Scope) -> Vec<&'static Package> {
+    let lists: &[&'static [Package]] = match scope {
+        Scope::Build => &[],
+        Scope::All => &[PACKAGES],
+        Scope::Kernels => &[PACKAGES, KERNELS],
+    };
+    lists
         .iter()
+        .copied()
+        .flatten()
         .filter(|package| find(package.program).is_none())
         .collect()
 }

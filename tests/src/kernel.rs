@@ -1,0 +1,32 @@
+//! What the running kernel has, for tests that need more than every kernel brings.
+
+use anyhow::{Context, Result, ensure};
+
+/// Whether a test that needs this can go on.
+///
+/// A kernel may be built without the thing, or come without its module; then the test says so and does nothing. It must not do so where
+/// `EDGELB_MATRIX` is set (`cargo xtask kernels`): there everything is there that a kernel of version `since` or later can have.
+pub fn has(what: &str, since: (u32, u32), present: bool) -> Result<bool> {
+    if present {
+        return Ok(true);
+    }
+    let (major, minor) = version()?;
+    let (since_major, since_minor) = since;
+    let excusable = std::env::var_os("EDGELB_MATRIX").is_none() || (major, minor) < since;
+    ensure!(
+        excusable,
+        "no {what}, which Linux {since_major}.{since_minor} has, and this is {major}.{minor}"
+    );
+    println!("skipped: this Linux {major}.{minor} has no {what}");
+    Ok(false)
+}
+
+/// The running kernel's version: `(6, 1)`.
+pub fn version() -> Result<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let parse = || {
+        let mut numbers = release.split(['.', '-']);
+        Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    };
+    parse().with_context(|| format!("a kernel release without a version: {release}"))
+}

@@ -1,0 +1,203 @@
+//! What the guests run: test programs of the workspace, built by cargo as `cargo test` builds them.
+
+use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::guest::Job;
+use crate::outer_cargo;
+
+/// A column of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Column {
+    /// Every program is accepted by the verifier.
+    Loads,
+    /// Frames through the programs, byte for byte.
+    Packets,
+    /// Routes, neighbours and a backend's set-up.
+    Hosts,
+    /// Clients and servers with the daemon between them.
+    EndToEnd,
+    /// The kernel's own tunnel devices at the backends.
+    Tunnels,
+}
+
+impl Column {
+    pub(super) const ALL: [Self; 5] = [Self::Loads, Self::Packets, Self::Hosts, Self::EndToEnd, Self::Tunnels];
+
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Loads => "loads",
+            Self::Packets => "packet tables",
+            Self::Hosts => "hosts",
+            Self::EndToEnd => "end to end",
+            Self::Tunnels => "kernel tunnels",
+        }
+    }
+}
+
+/// A test program, or a part of it.
+struct Test {
+    column: Column,
+    package: &'static str,
+    /// The integration test's name.
+    target: &'static str,
+    /// What the tests' names contain; nothing: all.
+    filter: &'static str,
+    /// In seconds. A guest computes some ten times slower than its machine.
+    limit: u64,
+}
+
+const TESTS: &[Test] = &[
+    Test {
+        column: Column::Loads,
+        package: "lb-userspace",
+        target: "loads",
+        filter: "",
+        limit: 60,
+    },
+    Test {
+        column: Column::Packets,
+        package: "lb-userspace",
+        target: "backend",
+        filter: "packets::",
+        limit: 120,
+    },
+    Test {
+        column: Column::Hosts,
+        package: "lb-userspace",
+        target: "backend",
+        filter: "role::",
+        limit: 180,
+    },
+    Test {
+        column: Column::Hosts,
+        package: "lb-userspace",
+        target: "netlink",
+        filter: "",
+        limit: 180,
+    },
+    Test {
+        column: Column::EndToEnd,
+        package: "lb-tests",
+        target: "end_to_end",
+        filter: "every_mode_and_family",
+        limit: 240,
+    },
+    Test {
+        column: Column::Tunnels,
+        package: "lb-tests",
+        target: "kernel_tunnels",
+        filter: "",
+        limit: 240,
+    },
+];
+
+/// What was built.
+pub(super) struct Tests {
+    /// Each job with its column, in the order of the table.
+    pub(super) jobs: Vec<(Column, Job)>,
+    /// The programs that the jobs start: the file here, and its path in a guest.
+    pub(super) programs: BTreeMap<PathBuf, PathBuf>,
+}
+
+/// Builds the tests whose target's name contains the filter.
+pub(super) fn build(only: Option<&str>) -> Result<Tests> {
+    let wanted: Vec<&Test> = TESTS
+        .iter()
+        .filter(|test| only.is_none_or(|only| test.target.contains(only)))
+        .collect();
+    if wanted.is_empty() {
+        let names: Vec<_> = TESTS.iter().map(|test| test.target).collect();
+        bail!(
+            "no test is named {:?}; there are {}",
+            only.unwrap_or_default(),
+            names.join(", ")
+        );
+    }
+    let mut tests = Tests {
+        jobs: Vec::new(),
+        programs: BTreeMap::new(),
+    };
+    let built = compile(&wanted)?;
+    for test in wanted {
+        let program = built
+            .get(test.target)
+            .with_context(|| format!("cargo built no {}", test.target))?;
+        let inside = PathBuf::from("/edgelb/tests").join(test.target);
+        let directory = xtask::root().join(match test.package {
+            "lb-tests" => "tests",
+            package => package,
+        });
+        tests.jobs.push((
+            test.column,
+            Job {
+                name: format!("{}/{}", test.target, test.filter.trim_end_matches(':'))
+                    .trim_end_matches('/')
+                    .to_owned(),
+                limit: Duration::from_secs(test.limit),
+                directory: directory.display().to_string(),
+                // One at a time, and what it prints as it prints it: the last line before a hang is worth a lot.
+                command: format!("{} --test-threads=1 --nocapture {}", inside.display(), test.filter),
+            },
+        ));
+        tests.programs.insert(program.clone(), inside);
+    }
+    Ok(tests)
+}
+
+/// Builds the programs and gives them by their targets' names.
+fn compile(tests: &[&Test]) -> Result<BTreeMap<String, PathBuf>> {
+    let mut cargo = outer_cargo()?;
+    cargo.args([
+        "test",
+        "--no-run",
+        "--locked",
+        "--message-format=json-render-diagnostics",
+    ]);
+    for test in tests {
+        cargo.args(["--package", test.package, "--test", test.target]);
+    }
+    let output = cargo
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo cannot be started")?;
+    if !output.status.success() {
+        bail!("the tests do not build");
+    }
+    Ok(executables(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// The test programs that cargo's messages name.
+fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["kind"][0] == "test")
+        .filter_map(|message| {
+            Some((
+                message["target"]["name"].as_str()?.to_owned(),
+                PathBuf::from(message["executable"].as_str()?),
+            ))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_found_in_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"aya"},"executable":null}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"lbd"},"executable":"/t/lbd"}
+{"reason":"compiler-artifact","target":{"kind":["test"],"name":"netlink"},"executable":"/t/deps/netlink-01"}
+not JSON
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(
+            executables(messages),
+            BTreeMap::from([("netlink".into(), "/t/deps/netlink-01".into())])
+        );
+    }
+}

@@ -1,0 +1,340 @@
+//! What the kernels gave: a table for people, values for programs, and what failed in full.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{
+    fetch::Image,
+    guest::{self, Job, Outcome, Report},
+    jobs::Column,
+};
+
+/// How many lines of a failed job, and of the console of a guest that died, are shown.
+const TAIL: usize = 60;
+
+/// One kernel's results.
+pub(super) struct Row {
+    name: &'static str,
+    release: String,
+    package: String,
+    took: Duration,
+    /// Instructions that the verifier processed, by program.
+    verified: BTreeMap<String, u64>,
+    outcomes: Vec<(Column, Ended)>,
+    /// What is wrong beside the jobs.
+    problems: Vec<String>,
+}
+
+/// A job and what its output says.
+struct Ended {
+    outcome: Outcome,
+    passed: u64,
+    failed: u64,
+    /// Tests that did nothing for want of something of the kernel's.
+    skipped: Vec<String>,
+}
+
+impl Row {
+    pub(super) fn new(
+        name: &'static str,
+        image: &Image,
+        jobs: &[(Column, Job)],
+        report: Report,
+        took: Duration,
+    ) -> Self {
+        let mut problems: Vec<String> = report
+            .unloadable
+            .iter()
+            .map(|module| format!("the kernel refuses its module {module}"))
+            .collect();
+        if report.release != image.release {
+            problems.push(format!("no kernel {} came up, but {:?}", image.release, report.release));
+        }
+        if !report.complete {
+            problems.push("the guest did not come to its end: a panic, or its time was up".into());
+        }
+        let outcomes: Vec<(Column, Ended)> = jobs
+            .iter()
+            .filter_map(|(column, job)| {
+                let outcome = report.outcomes.iter().find(|outcome| outcome.name == job.name);
+                if outcome.is_none() {
+                    problems.push(format!("{} did not run", job.name));
+                }
+                Some((*column, Ended::new(outcome?.clone())))
+            })
+            .collect();
+        let lines = outcomes.iter().flat_map(|(_, ended)| &ended.outcome.output);
+        Self {
+            name,
+            release: image.release.clone(),
+            package: image.package.clone(),
+            took,
+            verified: lines.filter_map(|line| verified(line)).collect(),
+            outcomes,
+            problems,
+        }
+    }
+
+    pub(super) fn passed(&self) -> bool {
+        self.problems.is_empty() && self.outcomes.iter().all(|(_, ended)| ended.good())
+    }
+
+    /// Prints the output of what failed, or of everything.
+    pub(super) fn explain(&self, place: &Path, verbose: bool) {
+        for (_, ended) in &self.outcomes {
+            if ended.good() && !verbose {
+                continue;
+            }
+            let Outcome { name, output, .. } = &ended.outcome;
+            eprintln!("── Linux {}: {name}: {}", self.release, ended.words());
+            let shown = if verbose { output.len() } else { TAIL };
+            for line in &output[output.len().saturating_sub(shown)..] {
+                eprintln!("   {line}");
+            }
+        }
+        if self.problems.is_empty() {
+            return;
+        }
+        for problem in &self.problems {
+            eprintln!("── Linux {}: {problem}", self.release);
+        }
+        eprintln!("   the end of its console, which is in {}:", place.display());
+        for line in guest::tail(&place.join("console.log"), TAIL) {
+            eprintln!("   {line}");
+        }
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let jobs = self.outcomes.iter().map(|(column, ended)| {
+            json!({
+                "column": column.title(),
+                "name": ended.outcome.name,
+                "ok": ended.good(),
+                "exit_code": ended.outcome.code,
+                "passed": ended.passed,
+                "failed": ended.failed,
+                "skipped": ended.skipped,
+                "guest_seconds": ended.outcome.seconds,
+            })
+        });
+        json!({
+            "kernel": self.name,
+            "release": self.release,
+            "package": self.package,
+            "ok": self.passed(),
+            "seconds": self.took.as_secs_f64(),
+            "verified_instructions": self.verified,
+            "jobs": jobs.collect::<Vec<_>>(),
+            "problems": self.problems,
+        })
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let verified: Vec<_> = self
+            .verified
+            .iter()
+            .map(|(program, count)| format!("{program} {count}"))
+            .collect();
+        let mut cells = vec![self.release.clone()];
+        for column in Column::ALL {
+            let ended: Vec<&Ended> = self
+                .outcomes
+                .iter()
+                .filter(|(of, _)| *of == column)
+                .map(|(_, ended)| ended)
+                .collect();
+            cells.push(match ended.iter().find(|ended| !ended.good()) {
+                Some(bad) => bad.words(),
+                None if ended.is_empty() => "-".into(),
+                None => format!("{} passed", ended.iter().map(|ended| ended.passed).sum::<u64>()),
+            });
+            if column == Column::Loads {
+                cells.push(verified.join(", "));
+            }
+        }
+        cells.push(if self.problems.is_empty() {
+            format!("{:.0} s", self.took.as_secs_f64())
+        } else {
+            "FAILED".into()
+        });
+        cells
+    }
+}
+
+impl Ended {
+    fn new(outcome: Outcome) -> Self {
+        let mut ended = Self {
+            passed: 0,
+            failed: 0,
+            skipped: Vec::new(),
+            outcome,
+        };
+        for line in &ended.outcome.output {
+            if let Some((passed, failed)) = result(line) {
+                ended.passed += passed;
+                ended.failed += failed;
+            } else if let Some((_, what)) = line.split_once("skipped: ") {
+                ended.skipped.push(what.to_owned());
+            }
+        }
+        ended
+    }
+
+    /// Tests ran, none failed, and none was skipped.
+    fn good(&self) -> bool {
+        self.outcome.code == Some(0) && self.passed > 0 && self.failed == 0 && self.skipped.is_empty()
+    }
+
+    fn words(&self) -> String {
+        match self.outcome.code {
+            None => "DIED".into(),
+            Some(137) => "TIMED OUT".into(),
+            Some(_) if self.failed > 0 => format!("{} FAILED", self.failed),
+            Some(0) if !self.skipped.is_empty() => format!("{} SKIPPED", self.skipped.len()),
+            Some(0) if self.passed == 0 => "NO TESTS".into(),
+            Some(0) => format!("{} passed", self.passed),
+            Some(code) => format!("EXIT {code}"),
+        }
+    }
+}
+
+/// `verified balance 1234`, also behind the name of the test that prints it.
+fn verified(line: &str) -> Option<(String, u64)> {
+    let (_, rest) = line.split_once("verified ")?;
+    let (program, count) = rest.split_once(' ')?;
+    Some((program.to_owned(), count.trim().parse().ok()?))
+}
+
+/// `test result: ok. 3 passed; 0 failed; …`
+fn result(line: &str) -> Option<(u64, u64)> {
+    let mut counts = line.strip_prefix("test result: ")?.split_once(". ")?.1.split(';');
+    let mut count = |name: &str| counts.next()?.trim().strip_suffix(name)?.trim().parse().ok();
+    Some((count("passed")?, count("failed")?))
+}
+
+/// The table: a row for each kernel.
+pub(super) fn render(rows: &[Row]) -> String {
+    let mut head = vec!["kernel".to_owned()];
+    for column in Column::ALL {
+        head.push(column.title().into());
+        if column == Column::Loads {
+            head.push("verified instructions".into());
+        }
+    }
+    head.push("took".into());
+    let lines: Vec<Vec<String>> = std::iter::once(head).chain(rows.iter().map(Row::cells)).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image() -> Image {
+        Image {
+            release: "6.1.0-50-amd64".into(),
+            package: "6.1.176-1".into(),
+            vmlinuz: "vmlinuz".into(),
+            modules: "modules".into(),
+        }
+    }
+
+    fn job(name: &str) -> Job {
+        Job {
+            name: name.into(),
+            limit: Duration::from_secs(1),
+            directory: "/".into(),
+            command: name.into(),
+        }
+    }
+
+    fn row(code: Option<i32>, output: &str, complete: bool) -> Row {
+        let report = Report {
+            release: image().release,
+            outcomes: vec![Outcome {
+                name: "loads".into(),
+                code,
+                seconds: 1.0,
+                output: output.lines().map(str::to_owned).collect(),
+            }],
+            unloadable: Vec::new(),
+            complete,
+        };
+        Row::new(
+            "6.1",
+            &image(),
+            &[(Column::Loads, job("loads"))],
+            report,
+            Duration::from_secs(9),
+        )
+    }
+
+    const OK: &str =
+        "test a ... verified balance 1200\nverified lookup 300\nok\ntest result: ok. 2 passed; 0 failed; 0 ignored";
+
+    #[test]
+    fn what_is_not_a_pass_is_a_failure() {
+        assert!(row(Some(0), OK, true).passed());
+        for (code, output, complete, words) in [
+            (
+                Some(101),
+                "test result: FAILED. 1 passed; 1 failed; 0 ignored",
+                true,
+                "1 FAILED",
+            ),
+            (
+                Some(0),
+                "test result: ok. 0 passed; 0 failed; 0 ignored",
+                true,
+                "NO TESTS",
+            ),
+            (Some(137), "test a ...", true, "TIMED OUT"),
+            (Some(134), OK, true, "EXIT 134"),
+            (None, "", false, "DIED"),
+            (Some(0), OK, false, "2 passed"),
+            (
+                Some(0),
+                &format!("test b ... skipped: no ipip\n{OK}"),
+                true,
+                "1 SKIPPED",
+            ),
+        ] {
+            let row = row(code, output, complete);
+            assert!(!row.passed(), "{output}");
+            assert_eq!(row.outcomes[0].1.words(), words);
+        }
+        let none = Report {
+            release: image().release,
+            complete: true,
+            ..Report::default()
+        };
+        let row = Row::new("6.1", &image(), &[(Column::Loads, job("loads"))], none, Duration::ZERO);
+        assert!(!row.passed() && row.problems == ["loads did not run"]);
+    }
+
+    #[test]
+    fn the_table_shows_what_the_verifier_did() {
+        let table = render(&[row(Some(0), OK, true)]);
+        let mut lines = table.lines();
+        assert!(
+            lines
+                .next()
+                .is_some_and(|head| head.starts_with("kernel          loads     verified instructions"))
+        );
+        assert_eq!(
+            lines.next(),
+            Some(
+                "6.1.0-50-amd64  2 passed  balance 1200, lookup 300  -              -      -           -               9 s"
+            )
+        );
+    }
+}
