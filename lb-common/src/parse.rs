@@ -341,3 +341,6 @@ pub(crate) fn load<T: AnyBitPattern>(header: &[u8], at: usize) -> T {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
