@@ -86,3 +86,6 @@ pub const fn service_places(key: ServiceKey, mask: u32) -> (u32, u32) {
     let x = (x ^ x >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
     ((x >> 40) as u32 & mask, (x >> 20) as u32 & mask)
 }
+
+#[cfg(test)]
+mod tests;
