@@ -165,3 +165,6 @@ const fn halfword(word: u64, byte: u32) -> u16 {
         (word >> (8 * (6 - byte))) as u16
     }
 }
+
+#[cfg(test)]
+mod tests;
