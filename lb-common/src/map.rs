@@ -386,3 +386,6 @@ mod user {
     // SAFETY: as above.
     unsafe impl aya::Pod for super::InsertWindow {}
 }
+
+#[cfg(test)]
+mod tests;
