@@ -84,7 +84,8 @@ pub const fn service_places(key: ServiceKey, mask: u32) -> (u32, u32) {
     // Fibonacci hashing: the low bits of a product depend on the low bits of the key alone, so they are not used.
     let x = key.address_high.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ key.address_low ^ (key.word as u64) << 32;
     let x = (x ^ x >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-    ((x >> 40) as u32 & mask, (x >> 20) as u32 & mask)
+    // Other bits of the same product would not do: neighbouring addresses that share the one place would share the other.
+    ((x >> 40) as u32 & mask, finish(x) as u32 & mask)
 }
 
 #[cfg(test)]

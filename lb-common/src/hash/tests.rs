@@ -78,9 +78,9 @@ fn golden_salts() {
 fn golden_places() {
     for (mask, v4, v6) in [
         (0, (0, 0), (0, 0)),
-        (63, (31, 48), (60, 46)),
-        (0x7FFF, (799, 28_208), (9_980, 13_230)),
-        (u32::MAX, (7_045_919, 838_397_488), (11_708_156, 1_874_932_654)),
+        (63, (31, 49), (60, 1)),
+        (0x7FFF, (799, 4_977), (9_980, 25_153)),
+        (u32::MAX, (7_045_919, 2_189_693_809), (11_708_156, 1_758_028_353)),
     ] {
         assert_eq!(
             (service_places(V4, mask), service_places(V6, mask)),
@@ -260,4 +260,64 @@ fn places_are_spread() {
             assert!(counts.iter().all(|count| *count <= 8), "{name}");
         }
     }
+}
+
+/// Services of common shapes, in a table of which they fill two fifths: every one finds a place of its own.
+///
+/// That is so if no connected part of the graph, whose edges are the services and whose corners are the places, has more edges than
+/// corners.
+#[test]
+fn services_find_their_places() {
+    type Keys = fn(u32) -> ServiceKey;
+    let patterns: [(&str, Keys); 4] = [
+        ("neighbours, one port", |i| {
+            let [a, b, c, d] = (0xC000_0200 + i).to_be_bytes();
+            ServiceKey::v4([a, b, c, d], 6, [0, 80])
+        }),
+        ("neighbours, three ports each", |i| {
+            let [a, b, c, d] = (0xC000_0200 + i / 3).to_be_bytes();
+            let (protocol, port) = [(6, 80_u16), (6, 443), (17, 443)][i as usize % 3];
+            ServiceKey::v4([a, b, c, d], protocol, port.to_be_bytes())
+        }),
+        ("one address, many ports", |i| {
+            ServiceKey::v4([192, 0, 2, 10], 6, (8000 + i as u16).to_be_bytes())
+        }),
+        ("neighbours in IPv6, three ports each", |i| {
+            let mut vip = [0x20, 0x01, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            vip[12..].copy_from_slice(&(i / 3).to_be_bytes());
+            let (protocol, port) = [(6, 80_u16), (6, 443), (17, 443)][i as usize % 3];
+            ServiceKey::v6(vip, protocol, port.to_be_bytes())
+        }),
+    ];
+    for places in [256, 1024, 2048, 16_384_u32] {
+        for (name, key) in patterns {
+            let edges = (0..places * 2 / 5).map(|i| service_places(key(i), places - 1));
+            assert_eq!(homeless(edges, places as usize), 0, "{name}: {places} places");
+        }
+    }
+}
+
+/// How many edges are beyond what the corners of their part can take.
+fn homeless(edges: impl Iterator<Item = (u32, u32)>, corners: usize) -> usize {
+    let mut parent: Vec<usize> = (0..corners).collect();
+    let mut room = vec![1_usize; corners];
+    let root = |parent: &[usize], mut at: usize| {
+        while parent[at] != at {
+            at = parent[at];
+        }
+        at
+    };
+    let mut homeless = 0;
+    for (one, two) in edges {
+        let (one, two) = (root(&parent, one as usize), root(&parent, two as usize));
+        if one != two {
+            parent[two] = one;
+            room[one] += room[two];
+        }
+        match room[one].checked_sub(1) {
+            Some(left) => room[one] = left,
+            None => homeless += 1,
+        }
+    }
+    homeless
 }
