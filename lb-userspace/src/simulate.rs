@@ -17,7 +17,7 @@ use lb_common::map::{Meta, ServiceKey};
 use lb_common::parse::parse;
 use lb_common::reason::Reason;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
-use pcap_file::{DataLink, PcapError};
+use pcap_file::{DataLink, PcapError, TsResolution};
 use thiserror::Error;
 
 use crate::api::report::{SimulatedPacket, Verdict};
@@ -307,13 +307,23 @@ fn read(path: &Path) -> Result<Frames, SimulateError> {
             problem,
         });
     }
+    let per_fraction = match reader.header().ts_resolution {
+        TsResolution::MicroSecond => 1000,
+        TsResolution::NanoSecond => 1,
+    };
     let mut frames = Vec::new();
-    while let Some(packet) = reader.next_packet() {
+    // Raw: checked, the reader would refuse packets that the capture has cut ("tcpdump -s").
+    while let Some(packet) = reader.next_raw_packet() {
         let packet = packet.map_err(|error| broken(frames.len() + 1, error))?;
-        frames.push((packet.timestamp, packet.data.into_owned()));
+        let fraction = Duration::from_nanos(u64::from(packet.ts_frac) * per_fraction);
+        let at = Duration::from_secs(packet.ts_sec.into()) + fraction;
+        frames.push((at, packet.data.into_owned()));
     }
     Ok(frames)
 }
+
+/// What tcpdump and Wireshark read: more than the longest IP packet in a tunnel.
+const LONGEST_FRAME: u32 = 262_144;
 
 fn write(path: &Path, frames: &[(Duration, Vec<u8>)]) -> Result<(), SimulateError> {
     let failed = |source: io::Error| SimulateError::File {
@@ -327,6 +337,7 @@ fn write(path: &Path, frames: &[(Duration, Vec<u8>)]) -> Result<(), SimulateErro
     let file = BufWriter::new(File::create(path).map_err(failed)?);
     let header = PcapHeader {
         datalink: DataLink::ETHERNET,
+        snaplen: LONGEST_FRAME,
         ..PcapHeader::default()
     };
     let mut writer = PcapWriter::with_header(file, header).map_err(other)?;
