@@ -286,6 +286,7 @@ fn broken_tables() {
         for (ring, rows) in [
             (64 * 1024, 0),
             (u32::MAX - 251, 0),
+            (u32::MAX, 0),
             (0, 256),
             (0, u32::MAX - 300),
             (0, u32::MAX),

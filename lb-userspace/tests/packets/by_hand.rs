@@ -1,6 +1,6 @@
 //! Packets written out by hand: in, and as they must leave.
 //!
-//! Header checksums, transport checksums and flow labels (the low 20 bits of the flow's hash) were worked out apart from this
+//! Header checksums, transport checksums and flow labels (the upper 20 bits of the flow's hash) were worked out apart from this
 //! repository's code. Services: see [`crate::edge::vip`].
 
 use lb_common::reason::Reason;
@@ -84,7 +84,7 @@ fn cases() -> Vec<Case> {
              9c40 0050 01020304 00000000 50 02 faf0 5d76 0000",
             b"GET / ".to_vec(),
             "020000000001 020000000002 86dd
-             60068f4f 002e 04 40
+             60069aaf 002e 04 40
              2001 0db8 000b 0000 0000 0000 0000 0005
              2001 0db8 000b 0000 0000 0000 0000 0011
              45 00 002e 0007 4000 40 06 4e6a c6336407 c000021e
@@ -99,7 +99,7 @@ fn cases() -> Vec<Case> {
              d903 0035 000c fe53",
             b"ask!".to_vec(),
             "020000000001 020000000002 86dd
-             6006d156 0034 29 40
+             60006f77 0034 29 40
              2001 0db8 000b 0000 0000 0000 0000 0005
              2001 0db8 000b 0000 0000 0000 0000 0011
              60012345 000c 11 40
@@ -127,7 +127,7 @@ fn cases() -> Vec<Case> {
              9c40 0050 01020304 00000000 50 02 faf0 aa1e 0000",
             pattern(1440),
             "020000000001 020000000002 86dd
-             6001e443 05dc 29 40
+             6002b149 05dc 29 40
              2001 0db8 000b 0000 0000 0000 0000 0005
              2001 0db8 000b 0000 0000 0000 0000 0011
              60000000 05b4 06 40
@@ -155,7 +155,7 @@ fn cases() -> Vec<Case> {
              d903 0035 000b f785",
             b"odd".to_vec(),
             "020000000001 020000000002 86dd
-             6006d156 0033 29 40
+             60006f77 0033 29 40
              2001 0db8 000b 0000 0000 0000 0000 0005
              2001 0db8 000b 0000 0000 0000 0000 0011
              60000000 000b 11 40
@@ -181,7 +181,7 @@ fn cases() -> Vec<Case> {
              d903 0035 0008 3a4c",
             vec![0xEE; 18],
             "020000000001 020000000002 86dd
-             600c35cd 001c 04 40
+             600acb11 001c 04 40
              2001 0db8 000b 0000 0000 0000 0000 0005
              2001 0db8 000b 0000 0000 0000 0000 0011
              45 00 001c 0007 4000 40 11 4e71 c6336407 c000021e
@@ -220,7 +220,7 @@ fn cases() -> Vec<Case> {
              d903 0035 0008 3a4c",
             vec![],
             "020000000001 020000000002 86dd
-             603c35cd 001c 04 40
+             603acb11 001c 04 40
              2001 0db8 000b 0000 0000 0000 0000 0005
              2001 0db8 000b 0000 0000 0000 0000 0011
              45 03 001c 0007 4000 40 11 4e6e c6336407 c000021e
@@ -235,7 +235,7 @@ fn cases() -> Vec<Case> {
              9c40 0050 01020304 00000000 50 02 faf0 b8a6 0000",
             vec![],
             "020000000001 020000000002 86dd
-             6ff1e443 003c 29 40
+             6ff2b149 003c 29 40
              2001 0db8 000b 0000 0000 0000 0000 0005
              2001 0db8 000b 0000 0000 0000 0000 0011
              6fffffff 0014 06 40
