@@ -155,6 +155,7 @@ impl Edge {
                 services: 128,
                 slots: 64 * 1024,
                 rows: 256,
+                flows: 1024,
             },
             hash_seed: SEED,
         };
