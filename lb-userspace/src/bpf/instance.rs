@@ -77,6 +77,18 @@ impl Instance {
         Ok(Self { name, pins, state })
     }
 
+    /// Removes the folders that are empty; what is in one keeps it.
+    pub fn tidy(&self) {
+        for folder in [&self.pins, &self.state] {
+            // `rmdir` takes empty folders only. The parents may hold another namespace's.
+            if fs::remove_dir(folder).is_ok()
+                && let Some(parent) = folder.parent().filter(|parent| parent.ends_with("edgelb"))
+            {
+                let _ = fs::remove_dir(parent);
+            }
+        }
+    }
+
     /// Keeps any other daemon out of this network namespace as long as the answer lives.
     ///
     /// # Errors

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, XdpMode as Attach};
+use aya::programs::{ProgramError, Xdp, XdpMode as Attach};
 use thiserror::Error;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::program::{Balancer, KernelError};
 use crate::model::XdpMode;
+use crate::netlink::{XdpAttachment, XdpState};
 
 /// Why the program is not on an interface.
 #[derive(Debug, Error)]
@@ -33,10 +34,15 @@ pub enum AttachError {
         problem: String,
     },
     /// Another XDP program is there.
-    #[error("interface {name}: another XDP program is attached; see `ip link show {name}`, and detach it first")]
+    #[error(
+        "interface {name}: another XDP program{} is attached; see `ip link show {name}`, and detach it first",
+        .program.map_or(String::new(), |id| format!(" (id {id})"))
+    )]
     Occupied {
         /// As configured.
         name: String,
+        /// Its number in the kernel.
+        program: Option<u32>,
     },
     /// The kernel refused.
     #[error("interface {name}: {problem}")]
@@ -61,66 +67,70 @@ pub enum AttachError {
 
 /// Puts the loaded program on an interface, in place of an earlier daemon's if there is one, and pins the link in `folder`.
 ///
-/// `present` says whether the program that is on the interface now, if there is one, is native. Returns the interface's index.
+/// `present` is the program that is on the interface now. Returns the interface's index.
 ///
 /// # Errors
-/// If it cannot be.
+/// If it cannot be. An earlier daemon's attachment is still there then, and may have this program.
 pub fn attach(
     balancer: &mut Balancer,
     folder: &Path,
     interface: &str,
     mode: XdpMode,
-    present: Option<bool>,
+    present: Option<XdpState>,
 ) -> Result<u32, AttachError> {
     let name = interface.to_owned();
     let ifindex =
         nix::net::if_::if_nametoindex(interface).map_err(|_| AttachError::NoInterface { name: name.clone() })?;
-    let pin = folder.join(format!("link-{ifindex}"));
+    let pin = pin(folder, ifindex);
     let program = balancer.balance_mut()?;
+    let native = present.map(|present| present.mode != XdpAttachment::Generic);
+    let mut earlier = None;
     if pin.exists() {
         match replace(program, &pin) {
             Ok(()) => {
                 let fits = match mode {
                     XdpMode::Auto => true,
-                    XdpMode::Native => present == Some(true),
-                    XdpMode::Generic => present == Some(false),
+                    XdpMode::Native => native == Some(true),
+                    XdpMode::Generic => native == Some(false),
                 };
                 if fits {
                     info!(interface, "program replaced in place");
                     return Ok(ifindex);
                 }
                 info!(interface, "attaching again: the mode asked for is another");
+                earlier = native;
             }
             Err(error) => info!(interface, %error, "the earlier attachment is gone: attaching anew"),
         }
         remove(&pin)?;
     }
-    let attempts: &[(Attach, bool)] = match mode {
-        XdpMode::Auto => &[(Attach::Driver, true), (Attach::Skb, false)],
-        XdpMode::Native => &[(Attach::Driver, true)],
-        XdpMode::Generic => &[(Attach::Skb, false)],
+    let attempts: &[Attach] = match mode {
+        XdpMode::Auto => &[Attach::Driver, Attach::Skb],
+        XdpMode::Native => &[Attach::Driver],
+        XdpMode::Generic => &[Attach::Skb],
     };
     let mut refusal = String::new();
-    for (attach, native) in attempts {
-        match program.attach_to_if_index(ifindex, *attach) {
-            Ok(id) => {
-                let refused = |problem: String| AttachError::Refused {
-                    name: name.clone(),
-                    problem,
-                };
-                let link = program.take_link(id).map_err(|error| refused(chain(&error)))?;
-                // A netlink attachment cannot be pinned and would not survive this process.
-                let link: FdLink = link.try_into().map_err(|error: LinkError| {
-                    refused(format!("it takes no BPF link (Linux 5.9 or newer is needed): {error}"))
-                })?;
-                link.pin(&pin).map_err(|error| refused(chain(&error)))?;
-                if !native && mode == XdpMode::Auto {
+    for attempt in attempts {
+        match attach_pinned(program, ifindex, *attempt, &pin) {
+            Ok(()) => {
+                if mode == XdpMode::Auto && matches!(attempt, Attach::Skb) {
                     warn!(interface, refusal, "no native XDP: generic mode, several times slower");
                 }
                 return Ok(ifindex);
             }
-            Err(error) if is_busy(&error) => return Err(AttachError::Occupied { name }),
-            Err(error) => refusal = chain(&error),
+            Err(Refusal::Busy) => {
+                let program = present.map(|present| present.program_id);
+                return Err(AttachError::Occupied { name, program });
+            }
+            Err(Refusal::Other(problem)) => refusal = problem,
+        }
+    }
+    if let Some(native) = earlier {
+        let mode = if native { Attach::Driver } else { Attach::Skb };
+        match attach_pinned(program, ifindex, mode, &pin) {
+            Ok(()) => info!(interface, "attached again in the mode before"),
+            Err(Refusal::Busy) => error!(interface, "another program has taken the interface meanwhile"),
+            Err(Refusal::Other(problem)) => error!(interface, problem, "not attached any more"),
         }
     }
     Err(match mode {
@@ -129,37 +139,87 @@ pub fn attach(
     })
 }
 
+enum Refusal {
+    /// Another program is there.
+    Busy,
+    Other(String),
+}
+
+fn attach_pinned(program: &mut Xdp, ifindex: u32, mode: Attach, pin: &Path) -> Result<(), Refusal> {
+    let other = |error: &dyn std::error::Error| Refusal::Other(chain(error));
+    let id = program
+        .attach_to_if_index(ifindex, mode)
+        .map_err(|error| if is_busy(&error) { Refusal::Busy } else { other(&error) })?;
+    let link = program.take_link(id).map_err(|error| other(&error))?;
+    // A netlink attachment cannot be pinned and would not survive this process.
+    let link: FdLink = link.try_into().map_err(|error: LinkError| {
+        Refusal::Other(format!(
+            "it takes no BPF link (Linux 5.9 or newer is needed): {}",
+            chain(&error)
+        ))
+    })?;
+    link.pin(pin).map_err(|error| other(&error))?;
+    Ok(())
+}
+
+/// Indices of the interfaces whose links are pinned in `folder`; some may be gone.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn pinned(folder: &Path) -> Result<Vec<u32>, AttachError> {
+    let at = |source| AttachError::Pin {
+        path: folder.to_owned(),
+        source,
+    };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(at(error)),
+    };
+    let mut indices = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(at)?.file_name();
+        indices.extend(
+            name.to_str()
+                .and_then(|name| name.strip_prefix("link-")?.parse::<u32>().ok()),
+        );
+    }
+    Ok(indices)
+}
+
+/// Puts the loaded program in the place of whatever is attached through links pinned in `folder`.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn replace_all(balancer: &mut Balancer, folder: &Path) -> Result<(), AttachError> {
+    for ifindex in pinned(folder)? {
+        if let Err(problem) = replace(balancer.balance_mut()?, &pin(folder, ifindex)) {
+            error!(ifindex, problem, "the program could not be put back");
+        }
+    }
+    Ok(())
+}
+
 /// Takes the program off every interface that is not in `keep`. Says off how many.
 ///
 /// # Errors
 /// If a pin cannot be removed.
 pub fn detach_others(folder: &Path, keep: &[u32]) -> Result<usize, AttachError> {
-    let at = |source| AttachError::Pin {
-        path: folder.to_owned(),
-        source,
-    };
     let mut detached = 0;
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(at(error)),
-    };
-    for entry in entries {
-        let path = entry.map_err(at)?.path();
-        let ifindex = path
-            .file_name()
-            .and_then(|name| name.to_str()?.strip_prefix("link-")?.parse::<u32>().ok());
-        if let Some(ifindex) = ifindex
-            && !keep.contains(&ifindex)
-        {
-            remove(&path)?;
+    for ifindex in pinned(folder)? {
+        if !keep.contains(&ifindex) {
+            remove(&pin(folder, ifindex))?;
             detached += 1;
         }
     }
     Ok(detached)
 }
 
-fn replace(program: &mut aya::programs::Xdp, pin: &Path) -> Result<(), String> {
+fn pin(folder: &Path, ifindex: u32) -> PathBuf {
+    folder.join(format!("link-{ifindex}"))
+}
+
+fn replace(program: &mut Xdp, pin: &Path) -> Result<(), String> {
     let link: FdLink = PinnedLink::from_pin(pin).map_err(|error| chain(&error))?.into();
     let link = XdpLink::try_from(link).map_err(|error| chain(&error))?;
     // The kernel answers ENOLINK when the interface has gone and taken the attachment with it.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::xdp::{DevMapHash, XdpMapError};
-use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
 use aya::pin::PinError;
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
@@ -128,7 +128,7 @@ impl Balancer {
             .map_max_entries(name::RING, lengths.slots / 2)
             .map_max_entries(name::BACKENDS, lengths.rows)
             .map_max_entries(name::PAIRS, lengths.rows)
-            .map_max_entries(name::BASELINES, lengths.rows)
+            .map_max_entries(name::BASELINES, baselines(lengths))
             .map_max_entries(name::FLOWS, lengths.flows)
             .map_max_entries(name::INSERTS, lengths.services)
             .override_global(name::SERVICE_MASK, &mask, true)
@@ -273,13 +273,15 @@ impl Balancer {
         let mut counts = [0; Reason::COUNT];
         for (number, count) in counts.iter_mut().enumerate() {
             let values = self.reasons.get(&(number as u32), 0);
+            let values = values.map_err(|source| KernelError::Map {
+                name: name::REASONS,
+                source,
+            })?;
+            let from = self.tables.baseline(self.reason_baseline(number)).packets;
             *count = values
-                .map_err(|source| KernelError::Map {
-                    name: name::REASONS,
-                    source,
-                })?
                 .iter()
-                .sum();
+                .fold(0_u64, |sum, value| sum.wrapping_add(*value))
+                .wrapping_sub(from);
         }
         // What was forwarded is counted in the rows only.
         let meta = self.meta()?;
@@ -291,33 +293,29 @@ impl Balancer {
         Ok(counts)
     }
 
-    /// Continues the counters of the maps that these replace.
+    /// Continues the counters of the maps that these replace, whatever these have counted themselves by now.
     ///
     /// # Errors
     /// The kernel's.
     pub fn continue_reasons(&mut self, counts: &[u64; Reason::COUNT]) -> Result<(), KernelError> {
-        for (number, count) in counts.iter().enumerate().skip(1) {
-            let cpus = aya::util::nr_cpus().map_err(|(_, source)| KernelError::Mapping {
-                name: name::REASONS,
-                source,
-            })?;
-            let mut values = vec![0; cpus];
-            values[0] = *count;
-            let at = |source| KernelError::Map {
-                name: name::REASONS,
-                source,
+        // The program alone writes its counters, and never a packet less: what came before is a baseline below zero.
+        for (number, count) in counts.iter().enumerate() {
+            let baseline = Counter {
+                packets: count.wrapping_neg(),
+                bytes: 0,
             };
-            let values = PerCpuValues::try_from(values).map_err(|source| KernelError::Mapping {
-                name: name::REASONS,
-                source,
-            })?;
-            self.reasons.set(number as u32, values, 0).map_err(at)?;
+            self.tables.set_baseline(self.reason_baseline(number), baseline);
         }
         let meta = self.meta()?;
         self.set_meta(Meta {
             forwarded_before: counts[Reason::Forwarded as usize],
             ..meta
         })
+    }
+
+    /// Where in `BASELINES` a reason's is: behind those of the rows.
+    fn reason_baseline(&self, number: usize) -> u32 {
+        self.tables.lengths().rows + number as u32
     }
 
     /// What the maps say of themselves.
@@ -375,6 +373,11 @@ impl Balancer {
     }
 }
 
+/// Entries of `BASELINES`: one for each row, then one for each reason.
+fn baselines(lengths: Lengths) -> u32 {
+    lengths.rows + Reason::COUNT as u32
+}
+
 /// Whether the maps pinned in `folder` can be taken over: all there, of the right shapes and of this ABI.
 ///
 /// The kernel would load the program with whatever is pinned, also with tables shorter than the mask says.
@@ -393,13 +396,18 @@ pub fn fits(folder: &Path, lengths: Lengths) -> Result<(), String> {
         (name::RING, MapType::Array, size_of::<SlotPair>(), lengths.slots / 2),
         (name::BACKENDS, MapType::Array, size_of::<BackendRow>(), lengths.rows),
         (name::PAIRS, MapType::PerCpuArray, size_of::<Counter>(), lengths.rows),
-        (name::BASELINES, MapType::Array, size_of::<Counter>(), lengths.rows),
         (name::FLOWS, MapType::LruHash, size_of::<FlowEntry>(), lengths.flows),
         (
             name::INSERTS,
             MapType::PerCpuArray,
             size_of::<InsertWindow>(),
             lengths.services,
+        ),
+        (
+            name::BASELINES,
+            MapType::Array,
+            size_of::<Counter>(),
+            baselines(lengths),
         ),
         (
             name::REASONS,

@@ -14,7 +14,7 @@ pub struct Lengths {
     pub services: u32,
     /// Slots in `RING`: even.
     pub slots: u32,
-    /// Rows of `BACKENDS`, `PAIRS` and `BASELINES`.
+    /// Rows of `BACKENDS` and `PAIRS`.
     pub rows: u32,
     /// Entries of `FLOWS`.
     pub flows: u32,
@@ -228,7 +228,7 @@ impl Tables {
         }
     }
 
-    /// What a row's counters are counted from.
+    /// What a row's counters are counted from; beyond the rows, what the reasons' are (see `Balancer::continue_reasons`).
     pub fn baseline(&self, row: u32) -> Counter {
         self.baselines.read(row as usize)
     }

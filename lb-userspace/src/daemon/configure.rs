@@ -89,8 +89,7 @@ impl Daemon {
                 Err(error) => error!(%error, "ways to backends are followed with the earlier gateway"),
             }
         }
-        // Backends that stay keep their verdicts; new ones start without.
-        self.follow(|_| false);
+        self.follow();
         self.source = ConfigSource {
             file: file.map(str::to_owned),
             accepted_unix_ms,

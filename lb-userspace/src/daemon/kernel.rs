@@ -2,19 +2,20 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lb_common::map::{ABI_VERSION, Meta, ServiceKey, row_flag};
 use lb_common::reason::Reason;
 use thiserror::Error;
-use tracing::{info, warn};
+use tracing::{error, info};
 
+use crate::bpf::grace;
 use crate::bpf::instance::Instance;
 use crate::bpf::links::{self, AttachError};
 use crate::bpf::program::{self, Balancer, KernelError, Settings};
 use crate::bpf::tables::Lengths;
 use crate::model::{Capacity, Model, XdpMode};
-use crate::netlink::{XdpAttachment, link_by_name};
+use crate::netlink::link_by_name;
 use crate::plan::apply;
 use crate::plan::layout::Layout;
 use crate::plan::make::plan;
@@ -95,25 +96,28 @@ const MOST_AUTO_SLOTS: u32 = 1 << 30;
 impl Kernel {
     /// Loads the program with the maps that an earlier daemon left, or with new ones; it is not attached yet.
     ///
+    /// Maps of another length than the configuration wants are taken over as they are: [`needs_reload`](Self::needs_reload) says so then.
+    ///
     /// # Errors
     /// If the kernel refuses.
     pub fn open(object: &'static [u8], instance: Instance, model: &Model) -> Result<Self, ControlError> {
-        let folder = instance.pins.join(TABLES);
-        discard(&instance.pins.join(TABLES_NEW))?;
-        discard(&instance.pins.join(TABLES_OLD))?;
-        let settings = settings_for(model, program::pinned_lengths(&folder));
-        let mut attached = false;
-        if folder.exists() {
-            match program::fits(&folder, settings.lengths) {
-                Ok(()) => attached = true,
-                Err(why) => info!(why, "the tables that are there cannot be taken over: new ones are made"),
+        let pins = &instance.pins;
+        recover(pins)?;
+        let current = pins.join(TABLES);
+        let present = program::pinned_lengths(&current);
+        let wanted = settings_for(model, present);
+        let mut folder = current.clone();
+        let mut settings = wanted;
+        if current.exists() {
+            let lengths = present.unwrap_or(wanted.lengths);
+            match program::fits(&current, lengths) {
+                Ok(()) => settings.lengths = lengths,
+                Err(why) => {
+                    info!(why, "the tables that are there cannot be taken over: new ones are made");
+                    folder = pins.join(TABLES_NEW);
+                }
             }
         }
-        let folder = if attached || !folder.exists() {
-            folder
-        } else {
-            instance.pins.join(TABLES_NEW)
-        };
         let mut balancer = Balancer::load_pinned(object, settings, &folder)?;
         if !balancer.taken_over {
             balancer.set_meta(Meta {
@@ -170,67 +174,36 @@ impl Kernel {
     /// # Errors
     /// If the device map is full.
     pub fn allow_redirects(&mut self, wanted: &[WantedService]) -> Result<(), KernelError> {
-        let ways = wanted
-            .iter()
-            .flat_map(|service| &service.backends)
-            .map(|backend| backend.rewrite.ifindex);
-        for ifindex in ways.filter(|ifindex| *ifindex != 0) {
-            if self.redirects.insert(ifindex) {
-                self.balancer.allow_redirect(ifindex)?;
-            }
-        }
-        Ok(())
+        allow_redirects(&mut self.balancer, &mut self.redirects, wanted)
     }
 
     /// Puts the program on the interfaces, in place of what an earlier daemon put there, and takes it off all others.
-    /// Everything is attached or, on an error, what was attached before is.
     ///
     /// # Errors
-    /// If one interface does not take it.
+    /// If one interface does not take it; then it is attached to none that it was not attached to before.
     pub async fn attach(&mut self, interfaces: &[String], mode: XdpMode) -> Result<(), ControlError> {
-        let before: Vec<u32> = self.interfaces.iter().map(|(_, ifindex)| *ifindex).collect();
-        let mut attached = Vec::new();
-        for name in interfaces {
-            let native = match link_by_name(name).await {
-                Ok(link) => link.xdp.map(|xdp| xdp.mode != XdpAttachment::Generic),
-                Err(_) => None,
-            };
-            match links::attach(&mut self.balancer, &self.instance.pins, name, mode, native) {
-                Ok(ifindex) => attached.push((name.clone(), ifindex)),
-                Err(error) => {
-                    if !before.is_empty() {
-                        links::detach_others(&self.instance.pins, &before)?;
-                    }
-                    return Err(error.into());
-                }
-            }
-        }
+        let attached = put_on(&mut self.balancer, &self.instance.pins, interfaces, mode).await?;
+        self.settle(attached)
+    }
+
+    /// Takes the program off all other interfaces, and makes the tables in use the ones that the next daemon finds.
+    fn settle(&mut self, attached: Vec<(String, u32)>) -> Result<(), ControlError> {
+        let pins = &self.instance.pins;
         let keep: Vec<u32> = attached.iter().map(|(_, ifindex)| *ifindex).collect();
-        let detached = links::detach_others(&self.instance.pins, &keep)?;
+        let detached = links::detach_others(pins, &keep)?;
         if detached > 0 {
             info!(detached, "taken off interfaces that are not configured any more");
         }
         self.interfaces = attached;
-        self.settle()?;
-        Ok(())
-    }
-
-    /// Makes the tables in use the ones that the next daemon finds.
-    fn settle(&mut self) -> Result<(), KernelError> {
-        let pins = &self.instance.pins;
         let (current, new, old) = (pins.join(TABLES), pins.join(TABLES_NEW), pins.join(TABLES_OLD));
-        if !new.exists() {
-            return Ok(());
+        if new.exists() {
+            if current.exists() {
+                rename(&current, &old)?;
+            }
+            rename(&new, &current)?;
+            discard(&old)?;
         }
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |source| KernelError::File { path, source }
-        };
-        if current.exists() {
-            fs::rename(&current, &old).map_err(at(&current))?;
-        }
-        fs::rename(&new, &current).map_err(at(&new))?;
-        discard(&old)
+        Ok(())
     }
 
     /// Makes tables of other lengths, or with another seed, fills them, and puts a program that reads them in place of the
@@ -239,43 +212,62 @@ impl Kernel {
     /// # Errors
     /// If it cannot be; then all is as it was.
     pub async fn reload(&mut self, model: &Model, wanted: &[WantedService]) -> Result<(), ControlError> {
-        let folder = self.instance.pins.join(TABLES_NEW);
+        let pins = self.instance.pins.clone();
+        let folder = pins.join(TABLES_NEW);
         discard(&folder)?;
         let settings = settings_for(model, Some(self.settings.lengths));
-        let generation = self.balancer.meta()?.generation;
-        let made = Balancer::load_pinned(self.object, settings, &folder).map_err(ControlError::from);
-        let filled = made.and_then(|mut balancer| {
-            balancer.set_meta(Meta {
-                abi_version: ABI_VERSION,
-                ..Meta::default()
-            })?;
-            let plan = plan(&balancer.tables, wanted, Scope::Everything)?;
-            balancer.set_meta(Meta {
-                abi_version: ABI_VERSION,
-                rows_used: apply::rows_used(&plan),
-                generation,
-                ..Meta::default()
-            })?;
-            apply::apply(&plan, &balancer.tables, |row| balancer.raw_pair(row))?;
-            Ok(balancer)
-        });
-        let balancer = match filled {
-            Ok(balancer) => balancer,
+        let mut redirects = HashSet::new();
+        let linked = links::pinned(&pins)?;
+        let made = self.fill_new(settings, &folder, wanted, &mut redirects);
+        let ready = match made {
+            Ok(mut balancer) => put_on(&mut balancer, &pins, &model.node.interfaces, model.node.xdp_mode)
+                .await
+                .map(|attached| (balancer, attached)),
+            Err(error) => Err(error),
+        };
+        let (balancer, attached) = match ready {
+            Ok(ready) => ready,
             Err(error) => {
-                if let Err(error) = discard(&folder) {
-                    warn!(%error, "left behind");
+                // Some interfaces may have the new program already. It goes from those that had none, and back on the others.
+                if let Err(error) = links::detach_others(&pins, &linked)
+                    .and_then(|_| links::replace_all(&mut self.balancer, &pins))
+                    .map_err(ControlError::from)
+                    .and_then(|()| Ok(discard(&folder)?))
+                {
+                    error!(%error, "left behind");
                 }
                 return Err(error);
             }
         };
         let old = std::mem::replace(&mut self.balancer, balancer);
         self.settings = settings;
-        self.redirects.clear();
-        self.allow_redirects(wanted)?;
-        self.attach(&model.node.interfaces, model.node.xdp_mode).await?;
-        // Counted only now: until here packets were counted in the old maps.
+        self.redirects = redirects;
+        self.settle(attached)?;
+        // The last packet that the old program counts has left it.
+        grace::period();
         self.continue_counters(&old)?;
         Ok(())
+    }
+
+    fn fill_new(
+        &self,
+        settings: Settings,
+        folder: &Path,
+        wanted: &[WantedService],
+        redirects: &mut HashSet<u32>,
+    ) -> Result<Balancer, ControlError> {
+        let generation = self.balancer.meta()?.generation;
+        let mut balancer = Balancer::load_pinned(self.object, settings, folder)?;
+        let plan = plan(&balancer.tables, wanted, Scope::Everything)?;
+        balancer.set_meta(Meta {
+            abi_version: ABI_VERSION,
+            rows_used: apply::rows_used(&plan),
+            generation,
+            ..Meta::default()
+        })?;
+        apply::apply(&plan, &balancer.tables, |row| balancer.raw_pair(row))?;
+        allow_redirects(&mut balancer, redirects, wanted)?;
+        Ok(balancer)
     }
 
     fn continue_counters(&mut self, old: &Balancer) -> Result<(), KernelError> {
@@ -326,6 +318,59 @@ impl Kernel {
     }
 }
 
+/// Puts the program on the interfaces, or on none where it was not before.
+async fn put_on(
+    balancer: &mut Balancer,
+    pins: &Path,
+    interfaces: &[String],
+    mode: XdpMode,
+) -> Result<Vec<(String, u32)>, ControlError> {
+    let before = links::pinned(pins)?;
+    let mut attached = Vec::new();
+    for name in interfaces {
+        let present = link_by_name(name).await.ok().and_then(|link| link.xdp);
+        match links::attach(balancer, pins, name, mode, present) {
+            Ok(ifindex) => attached.push((name.clone(), ifindex)),
+            Err(error) => {
+                links::detach_others(pins, &before)?;
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(attached)
+}
+
+fn allow_redirects(
+    balancer: &mut Balancer,
+    allowed: &mut HashSet<u32>,
+    wanted: &[WantedService],
+) -> Result<(), KernelError> {
+    let ways = wanted
+        .iter()
+        .flat_map(|service| &service.backends)
+        .map(|backend| backend.rewrite.ifindex);
+    for ifindex in ways.filter(|ifindex| *ifindex != 0) {
+        if allowed.insert(ifindex) {
+            // Forgotten on an error, so that it is tried again.
+            balancer.allow_redirect(ifindex).inspect_err(|_| {
+                allowed.remove(&ifindex);
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Finishes or takes back what a daemon was doing with whole folders of tables when it was killed.
+fn recover(pins: &Path) -> Result<(), KernelError> {
+    let (current, new, old) = (pins.join(TABLES), pins.join(TABLES_NEW), pins.join(TABLES_OLD));
+    if !current.exists() && old.exists() {
+        // Stopped between the two renames: the new tables are the ones in use.
+        rename(if new.exists() { &new } else { &old }, &current)?;
+    }
+    discard(&new)?;
+    discard(&old)
+}
+
 /// Which backends served in tables that were taken over: those that were up, and not disabled.
 pub fn serving(balancer: &Balancer, layout: &Layout, key: ServiceKey) -> Vec<u64> {
     let Some(service) = layout.services.get(&key) else {
@@ -346,17 +391,6 @@ pub fn detach(instance: &Instance) -> Result<usize, ControlError> {
     for folder in [TABLES, TABLES_NEW, TABLES_OLD] {
         discard(&instance.pins.join(folder))?;
     }
-    match fs::remove_dir(&instance.pins) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => {
-            return Err(KernelError::File {
-                path: instance.pins.clone(),
-                source,
-            }
-            .into());
-        }
-    }
     Ok(detached)
 }
 
@@ -365,11 +399,18 @@ const TABLES: &str = "tables";
 const TABLES_NEW: &str = "tables-new";
 const TABLES_OLD: &str = "tables-old";
 
+fn rename(from: &Path, to: &Path) -> Result<(), KernelError> {
+    fs::rename(from, to).map_err(|source| KernelError::File {
+        path: from.to_owned(),
+        source,
+    })
+}
+
 /// Removes a folder of pins, if it is there.
-fn discard(folder: &PathBuf) -> Result<(), KernelError> {
+fn discard(folder: &Path) -> Result<(), KernelError> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KernelError::File {
-            path: folder.clone(),
+            path: folder.to_owned(),
             source: error,
         }),
         _ => Ok(()),

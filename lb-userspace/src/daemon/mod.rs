@@ -218,15 +218,15 @@ impl Daemon {
         }
     }
 
-    /// Tells checker and watcher what the model holds. `serving` says of a backend whether it served before a restart.
-    fn follow(&self, serving: impl Fn(&TargetId) -> bool) {
+    /// Tells checker and watcher what the model holds. Who is up when its checks begin stays up until they say otherwise.
+    fn follow(&self) {
         self.watcher.watch(self.world.addresses());
         let mut targets = Vec::new();
         for service in &self.world.model.services {
             let Some(health) = &service.health else { continue };
             for backend in &service.backends {
                 let id = TargetId::new(&service.name, &backend.name);
-                let initial = serving(&id).then_some(true);
+                let initial = (self.world.health.get(&id) == Some(&Health::Up)).then_some(true);
                 targets.push(Target {
                     id,
                     address: backend.address,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::configure::unix_ms;
 use super::kernel::{ControlError, Kernel, serving};
 use super::rates::Rates;
-use super::state::{StateError, Store};
+use super::state::{State, StateError, Store};
 use super::sweep::Transitions;
 use super::world::World;
 use super::{Daemon, Event, TICK};
@@ -22,10 +23,11 @@ use crate::api::server::{self, Timeouts};
 use crate::api::socket::{self, SocketError};
 use crate::api::types::{Acceptance, ConfigSource};
 use crate::bpf::instance::{Instance, InstanceError};
+use crate::bpf::links::{self, AttachError};
 use crate::config::{self, Errors, Parsed};
 use crate::health::{self, Checker, State as Health, TargetId};
-use crate::model::identity;
-use crate::netlink::{NetlinkError, Watcher};
+use crate::model::{Model, Node, identity};
+use crate::netlink::{Answer, NetlinkError, Watcher};
 use crate::object;
 use crate::plan::Scope;
 
@@ -109,27 +111,27 @@ pub async fn run(file: &Path, socket: &Path) -> Result<(), DaemonError> {
         Err(error) => warn!(%error, "the limit of open files cannot be raised"),
     }
 
-    let mut kernel = Kernel::open(object::BALANCE, instance, &model)?;
+    let fresh = links::pinned(&instance.pins).map_err(ControlError::from)?.is_empty();
     let (ways_sender, ways) = mpsc::channel(64);
-    let watcher = Watcher::start(ways_sender.clone(), model.node.gateway_mac)?;
-    let mut world = World::new(model, state.overrides.clone());
-    for name in &world.model.node.interfaces {
-        let index = nix::net::if_::if_nametoindex(name.as_str())
-            .map_err(|_| ControlError::from(crate::bpf::links::AttachError::NoInterface { name: name.clone() }))?;
-        world.interfaces.push(index);
-    }
-    watcher.watch(world.addresses());
-    world.set_ways(watcher.resolve_all(FIRST_WAYS).await?);
-    let served = served_before(&kernel, &world);
-    world.health.extend(served.iter().map(|id| (id.clone(), Health::Up)));
-    let wanted = world.wanted_all();
-    let plan = kernel.plan(&wanted, Scope::Everything).map_err(ControlError::from)?;
-    kernel.allow_redirects(&wanted).map_err(ControlError::from)?;
-    kernel.apply(&plan).map_err(ControlError::from)?;
-    kernel
-        .attach(&world.model.node.interfaces, world.model.node.xdp_mode)
-        .await?;
-    let generation = kernel.next_generation().map_err(ControlError::from)?;
+    let prepared = prepare(instance.clone(), model, &state, ways_sender.clone()).await;
+    let Prepared {
+        world,
+        kernel,
+        watcher,
+        generation,
+    } = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            // Whoever served before goes on; but what never served leaves nothing behind.
+            if fresh {
+                if let Err(error) = super::kernel::detach(&instance) {
+                    warn!(%error, "left behind");
+                }
+                instance.tidy();
+            }
+            return Err(error);
+        }
+    };
 
     let (events, receiver) = mpsc::unbounded_channel();
     let checker = Checker::start({
@@ -157,7 +159,7 @@ pub async fn run(file: &Path, socket: &Path) -> Result<(), DaemonError> {
         stale: BTreeSet::new(),
         stuck: None,
     };
-    daemon.follow(|id| served.contains(id));
+    daemon.follow();
     let (calls_sender, calls) = mpsc::channel(64);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(server::serve(bound, calls_sender, Timeouts::default(), async {
@@ -179,6 +181,70 @@ pub async fn run(file: &Path, socket: &Path) -> Result<(), DaemonError> {
     Ok(())
 }
 
+/// What serves already, before the loop begins.
+struct Prepared {
+    world: World,
+    kernel: Kernel,
+    watcher: Watcher,
+    generation: u64,
+}
+
+/// Brings the kernel to what the model wants, from whatever is there.
+async fn prepare(
+    instance: Instance,
+    model: Model,
+    state: &State,
+    ways: mpsc::Sender<Vec<(IpAddr, Answer)>>,
+) -> Result<Prepared, DaemonError> {
+    let mut interfaces = Vec::new();
+    for name in &model.node.interfaces {
+        let index = nix::net::if_::if_nametoindex(name.as_str())
+            .map_err(|_| ControlError::from(AttachError::NoInterface { name: name.clone() }))?;
+        interfaces.push(index);
+    }
+    let mut kernel = Kernel::open(object::BALANCE, instance, &model)?;
+    let watcher = Watcher::start(ways, model.node.gateway_mac)?;
+    let mut world = World::new(model, state.overrides.clone());
+    world.interfaces = interfaces;
+    watcher.watch(world.addresses());
+    world.set_ways(watcher.resolve_all(FIRST_WAYS).await?);
+    let served = served_before(&kernel, &world);
+    world.health.extend(served.into_iter().map(|id| (id, Health::Up)));
+    let wanted = world.wanted_all();
+    let plan = if kernel.needs_reload(&world.model) {
+        info!("the tables are made anew: other capacities");
+        None
+    } else {
+        match kernel.plan(&wanted, Scope::Everything) {
+            Ok(plan) => Some(plan),
+            // The room that is left is in pieces.
+            Err(error) if kernel.taken_over() => {
+                info!(%error, "the tables are made anew");
+                None
+            }
+            Err(error) => return Err(ControlError::from(error).into()),
+        }
+    };
+    let Node {
+        interfaces, xdp_mode, ..
+    } = &world.model.node;
+    match plan {
+        Some(plan) => {
+            kernel.allow_redirects(&wanted).map_err(ControlError::from)?;
+            kernel.apply(&plan).map_err(ControlError::from)?;
+            kernel.attach(interfaces, *xdp_mode).await?;
+        }
+        None => kernel.reload(&world.model, &wanted).await?,
+    }
+    let generation = kernel.next_generation().map_err(ControlError::from)?;
+    Ok(Prepared {
+        world,
+        kernel,
+        watcher,
+        generation,
+    })
+}
+
 /// Takes the program off all interfaces of this network namespace and removes its pins and its state.
 ///
 /// # Errors
@@ -188,6 +254,7 @@ pub fn detach() -> Result<usize, DaemonError> {
     let instance = Instance::find()?;
     let detached = super::kernel::detach(&instance)?;
     Store::in_folder(&instance.state).remove()?;
+    instance.tidy();
     Ok(detached)
 }
 

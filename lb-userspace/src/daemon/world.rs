@@ -62,7 +62,8 @@ impl World {
 
     /// Puts another configuration in force. What is known of backends that stay, stays; overrides of those that go, go.
     pub fn replace_model(&mut self, model: Model) {
-        self.model = model;
+        let earlier = std::mem::replace(&mut self.model, model);
+        self.health = self.inherited_health(&earlier);
         let services: HashMap<&str, &Service> = self
             .model
             .services
@@ -78,12 +79,43 @@ impl World {
             backends.retain(|backend, _| known(service, backend));
             !backends.is_empty()
         });
-        self.health.retain(|id, _| known(&id.service, &id.backend));
         self.rings.retain(|service, _| services.contains_key(service.as_str()));
         let addresses: BTreeSet<IpAddr> = self.addresses();
         self.ways.retain(|address, _| addresses.contains(address));
         self.last_ways.retain(|address, _| addresses.contains(address));
         self.populate_rings();
+    }
+
+    /// What is known of the health of the present model's backends by an earlier one's: a backend of the same name and address
+    /// in a service of the same name, or of the same VIP, protocol and port. So a service that gets checks, or another name,
+    /// serves on until its checks say otherwise; and another address is another server, of which nothing is known.
+    fn inherited_health(&self, earlier: &Model) -> HashMap<TargetId, Health> {
+        let mut known = HashMap::new();
+        for service in &earlier.services {
+            for backend in &service.backends {
+                let health = self.health_of(service, &backend.name);
+                known.insert((service.key(), backend.name.as_str(), backend.address), health);
+            }
+        }
+        let by_name: HashMap<&str, ServiceKey> = earlier
+            .services
+            .iter()
+            .map(|service| (service.name.as_str(), service.key()))
+            .collect();
+        let mut health = HashMap::new();
+        for service in self.model.services.iter().filter(|service| service.health.is_some()) {
+            let keys = [Some(service.key()), by_name.get(service.name.as_str()).copied()];
+            for backend in &service.backends {
+                let mut of = keys
+                    .iter()
+                    .flatten()
+                    .filter_map(|key| known.get(&(*key, backend.name.as_str(), backend.address)));
+                if let Some(verdict) = of.next() {
+                    health.insert(TargetId::new(&service.name, &backend.name), *verdict);
+                }
+            }
+        }
+        health
     }
 
     /// Every backend's address.
