@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::api::Api;
 use crate::net::{Backend, Family, Host, Process, Scratch, Topology, wait_until};
 
 /// Where the programs under test are.
@@ -155,6 +157,35 @@ impl<'a> Edge<'a> {
                 Ok(())
             }
             None => Ok(()),
+        }
+    }
+
+    /// Writes another configuration file; the daemon reads it when it is started again, or by SIGHUP.
+    pub fn rewrite(&self, configuration: &str) -> Result<()> {
+        std::fs::write(&self.configuration, configuration).context("cannot write the configuration")
+    }
+
+    /// Where the configuration file is.
+    pub fn configuration(&self) -> &Path {
+        &self.configuration
+    }
+
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.as_ref().map_or(Ok(()), |process| process.signal(signal))
+    }
+
+    /// The daemon's API without `lbctl`.
+    pub fn api(&self) -> Result<Api> {
+        let process = self.process.as_ref().context("lbd does not run")?;
+        Ok(Api::of(process.pid()))
+    }
+
+    /// Applies a configuration; an error with the daemon's words if it refuses.
+    pub fn apply(&self, configuration: &str) -> Result<Value> {
+        match self.api()?.post("/v1/apply?file=applied.toml", configuration)? {
+            (200, report) => Ok(report),
+            (status, error) => bail!("status {status}: {error}"),
         }
     }
 

@@ -9,10 +9,12 @@
 //! | [`load`] | a client that opens a connection for every request and remembers what came of each |
 //! | [`edge`] | `lbd` and `lbctl` as processes on the hosts |
 //! | [`kernel`] | what a test may ask of the running kernel |
+//! | [`api`] | the daemon's API without `lbctl` |
 //! | [`demo`] | what `cargo xtask demo` shows |
 //!
 //! Nothing here uses `lb-common`: what tests a computation must not share it.
 
+pub mod api;
 pub mod capture;
 pub mod demo;
 pub mod edge;

@@ -152,6 +152,46 @@ pub fn request(target: SocketAddr, timeout: Duration) -> Result<String, Failure>
     Ok(body.trim().to_owned())
 }
 
+/// Datagrams to a [`UdpResponder`](crate::serve::UdpResponder), one after the other, each from another port, until stopped.
+#[derive(Debug)]
+pub struct Datagrams {
+    stop: Arc<AtomicBool>,
+    worker: JoinHandle<(u64, Vec<String>)>,
+}
+
+impl Datagrams {
+    /// Starts asking, from a host, some 500 times a second.
+    pub fn start(from: &Host, target: SocketAddr) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&stop);
+        let worker = from.thread(move || {
+            let (mut answered, mut lost) = (0, Vec::new());
+            let start = Instant::now();
+            for number in 0_u64.. {
+                if until.load(Ordering::Relaxed) {
+                    break;
+                }
+                let port = 20_000 + (number % 10_000) as u16;
+                match crate::serve::ask_udp(target, port, Duration::from_millis(500)) {
+                    Ok(_) => answered += 1,
+                    Err(error) => lost.push(format!("from port {port} at {:?}: {error}", start.elapsed())),
+                }
+                sleep(Duration::from_millis(2));
+            }
+            (answered, lost)
+        })?;
+        Ok(Self { stop, worker })
+    }
+
+    /// Stops; returns how many were answered, and what is known of each that was not.
+    pub fn stop(self) -> Result<(u64, Vec<String>)> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.worker
+            .join()
+            .map_err(|_| anyhow!("the sender panicked, see above"))
+    }
+}
+
 /// A connection that stays open, asked again and again.
 #[derive(Debug)]
 pub struct Session {
