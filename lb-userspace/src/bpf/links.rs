@@ -10,6 +10,7 @@ use aya::programs::{ProgramError, Xdp, XdpMode as Attach};
 use thiserror::Error;
 use tracing::{error, info, warn};
 
+use super::detach::detach;
 use super::program::{Balancer, KernelError};
 use crate::model::XdpMode;
 use crate::netlink::{XdpAttachment, XdpState};
@@ -229,6 +230,10 @@ fn replace(program: &mut Xdp, pin: &Path) -> Result<(), String> {
 }
 
 fn remove(pin: &Path) -> Result<(), AttachError> {
+    if let Err(error) = detach(pin) {
+        // Then it goes a little after its pin.
+        info!(pin = %pin.display(), %error, "not detached at once");
+    }
     fs::remove_file(pin).map_err(|source| AttachError::Pin {
         path: pin.to_owned(),
         source,

@@ -73,6 +73,20 @@ pub async fn run(file: &Path, socket: &Path) -> Result<(), DaemonError> {
     let file_hash = std::fs::read(file).map_or(0, |bytes| xxh3_64(&bytes));
     let _lock = Instance::lock()?;
     let instance = Instance::find()?;
+    let done = run_here(file, socket, &instance, Parsed { model, warnings }, file_hash).await;
+    if done.is_err() {
+        instance.tidy();
+    }
+    done
+}
+
+async fn run_here(
+    file: &Path,
+    socket: &Path,
+    instance: &Instance,
+    parsed: Parsed,
+    file_hash: u64,
+) -> Result<(), DaemonError> {
     let bound = socket::bind(socket)?;
     let store = Store::in_folder(&instance.state);
     let state = store.load()?;
@@ -81,7 +95,10 @@ pub async fn run(file: &Path, socket: &Path) -> Result<(), DaemonError> {
         accepted_unix_ms: unix_ms(),
         by: Acceptance::Start,
     };
-    let (mut model, mut warnings) = (model, warnings);
+    let Parsed {
+        mut model,
+        mut warnings,
+    } = parsed;
     if let Some(applied) = state.applied.as_ref().filter(|applied| applied.newer_than == file_hash) {
         let name = applied.file.as_deref().unwrap_or("-");
         match config::parse(&applied.toml, name) {
@@ -124,10 +141,9 @@ pub async fn run(file: &Path, socket: &Path) -> Result<(), DaemonError> {
         Err(error) => {
             // Whoever served before goes on; but what never served leaves nothing behind.
             if fresh {
-                if let Err(error) = super::kernel::detach(&instance) {
+                if let Err(error) = super::kernel::detach(instance) {
                     warn!(%error, "left behind");
                 }
-                instance.tidy();
             }
             return Err(error);
         }

@@ -1,1 +1,96 @@
-//! To come.
+//! A file of five hundred services with twenty backends each.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use lb_tests::edge::Edge;
+use lb_tests::net::{Arms, wait_until};
+
+use super::{File, Site, Svc, clients};
+
+const SERVICES: u16 = 500;
+const BACKENDS: u8 = 20;
+
+/// Backends from 10.0.0.32 to 10.0.0.231: the edge's neighbours are typed in, and nobody is there.
+fn large() -> File {
+    let service = |number: u16| {
+        let mut service = Svc::new(&format!("service-{number:03}"), 10, 0);
+        service.vip = format!("192.0.2.{}", 1 + number % 250);
+        service.port = 1_000 + number;
+        service.backends = (0..BACKENDS)
+            .map(|one| {
+                let address = 32 + (number * 7 + u16::from(one)) % 200;
+                (format!("backend-{one}"), format!("10.0.0.{address}"), String::new())
+            })
+            .collect();
+        service
+    };
+    File::new((0..SERVICES).map(service))
+}
+
+/// A field of the daemon's `/proc/PID/status`, in MiB.
+fn memory(edge: &Edge, field: &str) -> Result<u64> {
+    let pid = edge.api()?.get("/v1/status")?["pid"].to_string();
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(field))
+        .context("no such field")?;
+    let kib: u64 = line.split_whitespace().nth(1).context("no value")?.parse()?;
+    Ok(kib / 1_024)
+}
+
+#[test]
+fn five_hundred_services_of_twenty_backends() -> Result<()> {
+    let site = Site::new(Arms::One, 1)?;
+    let neighbours: Vec<String> = (32..232)
+        .map(|number| format!("neigh add 10.0.0.{number} lladdr 02:00:00:00:00:{number:02x} dev eth0"))
+        .collect();
+    site.net.edge.ip_batch(&neighbours)?;
+    let mut edge = site.edge(&File::new([Svc::new("web", 10, 1)]))?;
+    let file = large();
+    let path = site
+        .scratch
+        .write("large.toml", &file.to_string())?
+        .display()
+        .to_string();
+    let timed = |words: &[&str]| -> Result<Duration> {
+        let begun = Instant::now();
+        edge.lbctl(words)?;
+        Ok(begun.elapsed())
+    };
+    println!("plan {:?}", timed(&["plan", &path])?);
+    let first = timed(&["apply", &path])?;
+    let again = timed(&["apply", &path])?;
+    wait_until("all backends to serve", Duration::from_secs(20), || {
+        let status = edge.api()?.get("/v1/status")?;
+        Ok(status["backends"]["serving"] == u64::from(SERVICES) * u64::from(BACKENDS))
+    })?;
+    let third = timed(&["apply", &path])?;
+    println!("apply {first:?}, the same again {again:?}, once all serve {third:?}");
+    for words in [
+        &["status"][..],
+        &["service", "list"],
+        &["stats"],
+        &["service", "show", "service-250"],
+    ] {
+        let took = timed(words)?;
+        println!("{} {took:?}", words.join(" "));
+        assert!(took < Duration::from_secs(3), "{words:?}: {took:?}");
+    }
+    for name in ["service-000", "service-499"] {
+        let owners = edge.api()?.owners(name, clients(200))?;
+        let names: std::collections::BTreeSet<_> = owners.iter().flatten().collect();
+        assert_eq!(names.len(), usize::from(BACKENDS), "{name}");
+        assert!(owners.iter().all(Option::is_some));
+    }
+    let (now, peak) = (memory(&edge, "VmRSS")?, memory(&edge, "VmHWM")?);
+    println!("memory: {now} MiB, {peak} MiB at most, maps included");
+    assert!(first < Duration::from_secs(15), "{first:?} for the apply");
+    let begun = Instant::now();
+    edge.kill()?;
+    edge.start_again()?;
+    println!("restart {:?}", begun.elapsed());
+    assert_eq!(edge.api()?.get("/v1/status")?["services"], SERVICES);
+    Ok(())
+}
