@@ -19,6 +19,10 @@ pub(super) fn lend(ring: &Ring, shares: &[Share]) -> Vec<u16> {
         return ring.owners.clone();
     }
     let kept = kept(ring, shares);
+    if !kept.contains(&true) {
+        // Every draw would be in vain: a new service before the ways to its backends are known, say.
+        return vec![NOBODY; kept.len()];
+    }
     let behind = OnceCell::new();
     let mut slots = ring.owners.clone();
     for (slot, &keeps) in kept.iter().enumerate() {
