@@ -10,12 +10,14 @@
 //! | [`hash`] | the keyed flow hash, the service table's two places, the ring's slot |
 //! | [`encap`] | outer headers: their template, and the fields that a packet adds to it |
 //! | [`reason`] | the one named outcome of a packet |
+//! | [`bench`] | what the packet benchmark's wrapper and its driver share |
 //! | [`decap`] | the backends' side: whether a packet is a tunnelled one for a VIP, and how it is unwrapped |
 //!
 //! Hashes and map keys are computed from the bytes of the wire in the machine's own order. Nodes of one fleet must
 //! therefore be of one endianness; all that eBPF is deployed on at the edge is little-endian.
 #![cfg_attr(not(test), no_std)]
 
+pub mod bench;
 pub mod decap;
 pub mod encap;
 pub mod hash;

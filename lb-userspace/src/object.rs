@@ -8,13 +8,16 @@ pub static BALANCE: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ba
 /// The backends' decapsulator.
 pub static DECAP: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/decap"));
 
+/// The packet benchmark's wrapper and floors; no program that is shipped loads it.
+pub static BENCH: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench"));
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_objects_are_aligned_bpf_with_types() {
-        for object in [BALANCE, DECAP] {
+        for object in [BALANCE, DECAP, BENCH] {
             assert_eq!(object.as_ptr() as usize % 8, 0);
             assert_eq!(&object[..4], b"\x7fELF");
             // e_machine: EM_BPF.
