@@ -1,5 +1,6 @@
 //! The project's chores: `cargo xtask help` lists them.
 
+mod bench;
 mod clean;
 mod demo;
 mod kernels;
@@ -50,6 +51,8 @@ enum Task {
     ///
     /// The kernels are fetched once, to target/kernels. docs/kernels.md says what is tested.
     Kernels(kernels::Args),
+    /// Measures what the balancer costs a packet, or any other loaded XDP program: see docs/benchmark.md. Needs root.
+    Bench(bench::Args),
     /// Checks the formatting and runs clippy over the workspace and the eBPF crate; a warning is an error.
     Lint,
     /// Removes what builds made, and what interrupted demos and tests left in the system.
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => show(&args).map(|()| ExitCode::SUCCESS),
         Task::Test { filter } => test::run(filter.as_deref()),
         Task::Kernels(args) => kernels::run(&args),
+        Task::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Lint => lint::run().map(|()| ExitCode::SUCCESS),
         Task::Clean { all } => clean::run(all).map(|()| ExitCode::SUCCESS),
     };

@@ -68,12 +68,12 @@ struct Args {
     /// Measures more flows and services, and draws them into docs/bench
     #[arg(long)]
     plot: bool,
-    /// Another revision's benchmark, built: its program is measured in turn with this one's
-    #[arg(long, hide = true, requires = "against_name")]
+    /// Measures another revision's program in turn with this one's: a branch, a tag or a commit
+    #[arg(long, value_name = "REV", conflicts_with_all = ["program_id", "plot"])]
+    against: Option<String>,
+    /// That revision's benchmark, which `cargo xtask bench` builds
+    #[arg(long, hide = true, requires = "against")]
     against_bench: Option<PathBuf>,
-    /// That revision's name
-    #[arg(long, hide = true)]
-    against_name: Option<String>,
     /// Loads the program for each case named on standard input, and tells its id
     #[arg(long, hide = true)]
     hold: bool,
@@ -111,7 +111,8 @@ fn run(args: &Args) -> Result<bool> {
         return against::hold().map(|()| true);
     }
     let cpu = pin(args.cpu)?;
-    let (packets, rounds) = if args.quick { (1 << 18, 5) } else { (1 << 20, 15) };
+    // Short rounds, and many: whatever else the machine does then spoils few of them.
+    let (packets, rounds) = if args.quick { (1 << 17, 9) } else { (1 << 18, 41) };
     let effort = Effort {
         packets: args
             .packets
@@ -139,14 +140,17 @@ fn run(args: &Args) -> Result<bool> {
             "ns a packet: medians of {} rounds of {} packets; iqr: between the quartiles\n",
             effort.rounds, effort.packets
         );
-        println!("{}", report::head(args.against_name.as_deref()));
     }
-    let mut other = match (&args.against_bench, &args.against_name) {
-        (Some(bench), Some(name)) => Some(Other::start(bench, name)?),
+    let mut other = match (&args.against, &args.against_bench) {
+        (Some(name), Some(bench)) => Some(Other::start(bench, name)?),
+        (Some(_), None) => bail!("--against is for `cargo xtask bench`, which builds the other revision"),
         _ => None,
     };
     let mut show = |line: Line| {
         if !args.json {
+            if report.cases.is_empty() {
+                println!("{}", report::head(args.against.as_deref()));
+            }
             println!("{}", report::row(&line));
         }
         report.cases.push(line);

@@ -90,7 +90,7 @@ pub(crate) fn head(against: Option<&str>) -> String {
         "case", "net ns", "iqr", "min", "floor", "raw", "x floor"
     );
     if let Some(name) = against {
-        head += &format!("  {:>14} {:>6} {:>7}", format!("net ns {name:.7}"), "iqr", "change");
+        head += &format!("  {:>20} {:>6} {:>7}", format!("net ns {name:.12}"), "iqr", "change");
     }
     head
 }
@@ -110,7 +110,7 @@ pub(crate) fn row(line: &Line) -> String {
     );
     if let Some(other) = &line.against {
         row += &format!(
-            "  {:>14.1} {:>6.1} {:>+6.1}%",
+            "  {:>20.1} {:>6.1} {:>+6.1}%",
             other.net.median,
             other.net.range(),
             (cost.net.median / other.net.median - 1.0) * 100.0
