@@ -178,23 +178,19 @@ impl Harness {
                 }
             }
         }
-        let less = |from: &[f64], minus: f64| -> Vec<f64> {
-            from.iter()
-                .zip(&times[0])
-                .map(|(time, wrapper)| time - wrapper - minus)
-                .collect()
-        };
-        let undo = Spread::of(less(&times[1], 0.0).into_iter().map(|pair| pair / 2.0));
+        let raw: Vec<Spread> = times.into_iter().map(Spread::of).collect();
+        let wrapper = raw[0];
+        let undo = raw[1].less(wrapper.median).times(0.5);
         let cost = |turn: usize| {
             let undone = if turns[turn].0.growth == 0 { 0.0 } else { undo.median };
             Cost {
-                raw: Spread::of(times[turn].iter().copied()),
-                net: Spread::of(less(&times[turn], undone)),
+                raw: raw[turn],
+                net: raw[turn].less(wrapper.median + undone),
                 astray: astray[turn],
             }
         };
         Ok(Measured {
-            wrapper: Spread::of(times[0].iter().copied()),
+            wrapper,
             undo,
             floor: cost(2),
             programs: (3..turns.len()).map(cost).collect(),

@@ -112,7 +112,7 @@ fn run(args: &Args) -> Result<bool> {
     }
     let cpu = pin(args.cpu)?;
     // Short rounds, and many: whatever else the machine does then spoils few of them.
-    let (packets, rounds) = if args.quick { (1 << 17, 9) } else { (1 << 18, 41) };
+    let (packets, rounds) = if args.quick { (1 << 17, 9) } else { (1 << 18, 25) };
     let effort = Effort {
         packets: args
             .packets

@@ -26,6 +26,25 @@ impl Spread {
         }
     }
 
+    /// All moved down by as much.
+    pub(crate) fn less(&self, by: f64) -> Self {
+        self.map(|value| value - by)
+    }
+
+    /// All multiplied by as much.
+    pub(crate) fn times(&self, by: f64) -> Self {
+        self.map(|value| value * by)
+    }
+
+    fn map(&self, change: impl Fn(f64) -> f64) -> Self {
+        Self {
+            median: change(self.median),
+            min: change(self.min),
+            low: change(self.low),
+            high: change(self.high),
+        }
+    }
+
     /// The distance between the quartiles: half of the rounds lie in it.
     pub(crate) fn range(&self) -> f64 {
         self.high - self.low
