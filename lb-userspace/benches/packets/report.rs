@@ -38,11 +38,17 @@ impl Machine {
             .find_map(|line| Some(line.strip_prefix("model name")?.split_once(':')?.1.trim().to_owned()));
         Self {
             cpu: cpu.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            kernel: kernel(),
             pinned_to,
             load: load(),
         }
     }
+}
+
+/// The kernel's version, without what its builder added.
+fn kernel() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    release.trim().split('-').next().unwrap_or_default().to_owned()
 }
 
 /// The load of the last minute.
