@@ -66,7 +66,7 @@ fn ways(v6: bool, last: u8) -> [Rewrite; 3] {
     let inner = if v6 { FAMILY_V6 } else { FAMILY_V4 };
     let far = |digits: u8| {
         let mut address = [0x20, 0x01, 0x0D, 0xB8, 0, 0x0B, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        address[15] = digits / 10 << 4 | digits % 10;
+        address[15] = (digits / 10 * 16) + digits % 10;
         address
     };
     [
@@ -218,7 +218,7 @@ impl Edge {
     /// As [`run`](Self::run), with a context (`struct xdp_md`).
     #[track_caller]
     pub(crate) fn run_with(&mut self, frame: &[u8], context: Option<[u32; 6]>) -> (u32, Reason, Vec<u8>) {
-        let context = context.map(|context| bytemuck::cast::<_, [u8; 24]>(context));
+        let context = context.map(bytemuck::cast::<_, [u8; 24]>);
         let mut out = vec![0; frame.len() + 64];
         let program = self.balancer.balance_mut().unwrap();
         let result = program.test_run(TestRunOptions {
