@@ -38,8 +38,10 @@ fn decide(ctx: *mut xdp_md, service: &ServiceEntry, slot: u32, hash: u64, peek: 
     let bases = tables::bases(service);
     let known = remembered(bases, hash, now, peek);
     let moving = !slot.is_stable() && !slot.is_settled();
-    // A new connection with the ports of an earlier one begins afresh, where it can be remembered.
-    let afresh = syn && moving && slot.current() != NOBODY;
+    // A new connection with the ports of an earlier one begins afresh, where it can be remembered. Without ports in the hash, a
+    // client's connections share one entry: the earlier ones still count.
+    let own_entry = service.flags & flag::HASH_PORT != 0;
+    let afresh = syn && moving && own_entry && slot.current() != NOBODY;
     if let Some(known) = known
         && !afresh
     {

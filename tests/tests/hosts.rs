@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
@@ -108,6 +109,7 @@ fn processes_die_with_the_one_that_started_them() -> Result<()> {
     let mut inner = std::process::Command::new(std::env::current_exe()?)
         .args(["--exact", "processes_die_with_the_one_that_started_them"])
         .env(INNER, &file)
+        .stdout(Stdio::null())
         .spawn()?;
     wait_until("the inner process", Duration::from_secs(20), || Ok(file.exists()))?;
     let pid: u32 = std::fs::read_to_string(&file)?.parse()?;

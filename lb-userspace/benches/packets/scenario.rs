@@ -139,6 +139,7 @@ pub(crate) fn wanted_of(service: &Service, ring: &Ring) -> Result<WantedService>
         };
         let rewrite = wish::rewrite(service.vip, backend, &way).map_err(|problem| anyhow!(problem))?;
         now.push(BackendNow {
+            serves: true,
             rewrite: Some(rewrite),
             share: Share::FULL,
         });

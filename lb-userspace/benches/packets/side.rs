@@ -72,7 +72,7 @@ fn time(runs: usize, mut run: impl FnMut()) -> Spread {
 /// Into the real map, which a program could be reading; every other run reversed, so that each slot changes.
 fn writes(runs: usize, owners: &[u16]) -> Result<Spread> {
     let settings = Settings {
-        lengths: Lengths::for_capacity(1, 1000, SLOTS),
+        lengths: Lengths::for_capacity(1, 1000, SLOTS, 1),
         hash_seed: 0,
     };
     let balancer = Balancer::load(object::BALANCE, settings)?;

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    let done = match arguments.command {
+    match arguments.command {
         Command::Run { config, socket } => match runtime.block_on(daemon::run(&config, &socket)) {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => return failed(&error),
@@ -74,8 +74,7 @@ fn main() -> ExitCode {
             Ok(()) => {}
             Err(error) => return failed(&error),
         },
-    };
-    let () = done;
+    }
     ExitCode::SUCCESS
 }
 

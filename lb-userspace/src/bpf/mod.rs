@@ -1,7 +1,7 @@
 //! The kernel's side of the balancer: object, maps, pins, links, grace periods.
 
-pub mod flows;
 pub mod detach;
+pub mod flows;
 pub mod grace;
 pub mod instance;
 pub mod links;

@@ -21,13 +21,15 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// What the capacity asked for needs. Services get twice their number of places, which a two-choice table needs; rows
+    /// What the capacity asked for needs. Services get two and a half times their number of places, and more: a two-choice
+    /// table fills to a half at most; rows
     /// and slots get a quarter more, which services that move to new regions need while they do.
     pub fn for_capacity(services: u32, backends: u32, slots: u32, flows: u32) -> Self {
         let with_room = |n: u64| (n + n / 4).next_multiple_of(64).min(u64::from(u32::MAX - 63)) as u32;
         Self {
             services: u64::from(services)
-                .saturating_mul(2)
+                .saturating_mul(5)
+                .div_ceil(2)
                 .next_power_of_two()
                 .clamp(64, 1 << 31) as u32,
             slots: with_room(u64::from(slots)),

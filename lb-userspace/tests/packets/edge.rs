@@ -9,6 +9,7 @@ use lb_tests::packet::{assert_same, hex};
 use lb_userspace::bpf::program::{Balancer, Settings};
 use lb_userspace::bpf::tables::Lengths;
 use lb_userspace::object;
+use lb_userspace::plan::transition::Rule;
 use lb_userspace::plan::apply::{apply, rows_used};
 use lb_userspace::plan::make::plan;
 use lb_userspace::plan::{Scope, WantedBackend, WantedService};
@@ -124,9 +125,12 @@ fn services(other: u32) -> Vec<WantedService> {
 fn service(key: ServiceKey, flags: u32, rewrites: &[Rewrite], owner: impl Fn(u16) -> u16) -> WantedService {
     let backends = rewrites.iter().zip(1..).map(|(rewrite, identity)| WantedBackend {
         identity,
+        serves: true,
         rewrite: *rewrite,
     });
     WantedService {
+        inserts: 0,
+        rule: Rule::Adaptive,
         key,
         flags,
         ring_size: PRIME,
