@@ -70,7 +70,9 @@ pub enum SimulateError {
         problem: String,
     },
     /// The kernel refused.
-    #[error("{0}; simulate runs the real program in the kernel and needs root (CAP_BPF and CAP_NET_ADMIN)")]
+    #[error(
+        "{0}; simulate runs the real program in the kernel and needs root (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)"
+    )]
     Kernel(#[from] KernelError),
     /// A table is full.
     #[error(transparent)]

@@ -25,7 +25,7 @@ pub enum KernelError {
     #[error("the kernel refuses the balancer's maps: {0}; memory asked for follows [node.capacity]")]
     Object(#[from] EbpfError),
     /// The verifier or another check refused the program.
-    #[error("the kernel refuses the program `{name}`: {source}")]
+    #[error("the kernel refuses the program `{name}`: {}", refusal(.source))]
     Program {
         /// Which one.
         name: &'static str,
@@ -377,6 +377,28 @@ impl Balancer {
 fn baselines(lengths: Lengths) -> u32 {
     lengths.rows + Reason::COUNT as u32
 }
+
+/// Why the kernel refused a program, without the verifier's whole account: its last words, where the reason stands.
+fn refusal(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return error.to_string();
+    };
+    let log = verifier_log.to_string();
+    let words: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = words[words.len().saturating_sub(LAST_WORDS)..].join("\n  ");
+    let hint = match io_error.raw_os_error() {
+        Some(libc::EPERM) => "; it takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+        _ => "",
+    };
+    if last.is_empty() {
+        format!("{io_error}{hint}")
+    } else {
+        format!("{io_error}{hint}; the verifier's last words:\n  {last}")
+    }
+}
+
+/// Lines of the verifier's account that an error shows.
+const LAST_WORDS: usize = 6;
 
 /// Whether the maps pinned in `folder` can be taken over: all there, of the right shapes and of this ABI.
 ///

@@ -9,9 +9,9 @@ use lb_tests::packet::{assert_same, hex};
 use lb_userspace::bpf::program::{Balancer, Settings};
 use lb_userspace::bpf::tables::Lengths;
 use lb_userspace::object;
-use lb_userspace::plan::transition::Rule;
 use lb_userspace::plan::apply::{apply, rows_used};
 use lb_userspace::plan::make::plan;
+use lb_userspace::plan::transition::Rule;
 use lb_userspace::plan::{Scope, WantedBackend, WantedService};
 
 use crate::reference::{DROP, Outcome, PASS, World};
