@@ -2,22 +2,22 @@
 
 use anyhow::{Context, Result, ensure};
 
-/// Whether a test that needs this can go on.
+/// Whether a test that needs this can go on, by what came of trying it.
 ///
 /// A kernel may be built without the thing, or come without its module; then the test says so and does nothing. It must not do so where
 /// `EDGELB_MATRIX` is set (`cargo xtask kernels`): there everything is there that a kernel of version `since` or later can have.
-pub fn has(what: &str, since: (u32, u32), present: bool) -> Result<bool> {
-    if present {
+pub fn has(what: &str, since: (u32, u32), tried: Result<impl Sized>) -> Result<bool> {
+    let Err(why) = tried else {
         return Ok(true);
-    }
+    };
     let (major, minor) = version()?;
     let (since_major, since_minor) = since;
     let excusable = std::env::var_os("EDGELB_MATRIX").is_none() || (major, minor) < since;
     ensure!(
         excusable,
-        "no {what}, which Linux {since_major}.{since_minor} has, and this is {major}.{minor}"
+        "no {what}, which Linux {since_major}.{since_minor} has, and this is {major}.{minor}: {why:#}"
     );
-    println!("skipped: this Linux {major}.{minor} has no {what}");
+    println!("skipped: this Linux {major}.{minor} has no {what}: {why:#}");
     Ok(false)
 }
 

@@ -140,6 +140,8 @@ fn userland(tests: &Tests, ours: &[&Path]) -> Result<Vec<u8>> {
     archive.file("/init", 0o755, include_bytes!("init.sh"));
     let needed = |program: &str| packages::find(program).with_context(|| format!("there is no {program}"));
     archive.program(&needed("busybox")?, Path::new("/bin/busybox"))?;
+    // Not busybox's, which would start its own `ip` in place of the real one.
+    archive.program(&needed("sh")?, Path::new("/bin/sh"))?;
     for program in PROGRAMS {
         archive.program(&needed(program)?, &Path::new("/usr/sbin").join(program))?;
     }

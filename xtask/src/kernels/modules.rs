@@ -14,6 +14,7 @@ const WANTED: &[&str] = &[
     "veth",
     "bridge",
     "dummy",
+    "tun",
     "ipip",
     "sit",
     "ip6_tunnel",
