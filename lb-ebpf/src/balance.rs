@@ -105,7 +105,8 @@ fn hash_for(service: &ServiceEntry, flow: &Flow) -> u64 {
     flow_hash(&keys, service.salt, flow.v6, high, low, port)
 }
 
-/// Tells which backend a frame's flow has, by the same tables and the same code, and changes and counts nothing.
+/// Tells which backend a frame's flow has, or would have if it began now, by the same tables and the same code, and changes and
+/// counts nothing.
 ///
 /// Run by userspace through `BPF_PROG_TEST_RUN`, never attached. The answer overwrites the frame's first 8 bytes: the row's
 /// index and the reason's number ([`Reason::Forwarded`] if there is a row), both 4 bytes in the machine's order.

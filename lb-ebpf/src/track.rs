@@ -13,7 +13,8 @@ use lb_common::parse::{Transport, is_syn, transport};
 use crate::frame::Frame;
 use crate::tables;
 
-/// The backend of a flow whose slot is not stable; [`NOBODY`] if it has none. With `peek`, nothing is remembered.
+/// The backend of a flow whose slot is not stable; [`NOBODY`] if it has none. With `peek`, the backend of one that is remembered, else of one that
+/// begins now, and nothing is remembered.
 #[inline(always)]
 pub fn owner(ctx: &XdpContext, service: &ServiceEntry, slot: Slot, hash: u64, peek: bool) -> BackendNumber {
     decide(ctx.as_ptr().cast(), service, slot.0, hash, peek.into()) as BackendNumber

@@ -81,6 +81,13 @@ impl Daemon {
             return Err(error);
         }
         let gateway_changed = self.world.model.node.gateway_mac != world.model.node.gateway_mac;
+        let new = world
+            .model
+            .services
+            .iter()
+            .filter(|service| self.world.service(&service.name).is_none());
+        let new: Vec<String> = new.map(|service| service.name.clone()).collect();
+        new.into_iter().for_each(|name| self.hold(name));
         self.world = world;
         self.transitions.services = self.world.model.services.iter().map(|service| service.key()).collect();
         if gateway_changed {

@@ -22,7 +22,7 @@ pub mod state;
 mod sweep;
 pub mod world;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -33,6 +33,7 @@ use tracing::{debug, error, info, warn};
 use crate::api::server::Call;
 use crate::api::types::ConfigSource;
 use crate::health::{Checker, HealthEvent, State as Health, Target, TargetId};
+use crate::model::Service;
 use crate::netlink::{Answer, Watcher};
 use crate::plan::Scope;
 use kernel::Kernel;
@@ -85,12 +86,17 @@ struct Daemon {
     config_warnings: Vec<String>,
     /// Services whose share of the kernel is to be planned anew.
     stale: BTreeSet<String>,
+    /// New services, and until when they may wait for the first verdicts on their backends.
+    held: BTreeMap<String, Instant>,
     /// Since when the kernel does not hold what is wanted, and why.
     stuck: Option<String>,
 }
 
 /// How often rates are taken and what failed is tried again.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How long a new service may wait for the first verdicts on its backends.
+const FIRST_VERDICTS: Duration = Duration::from_millis(500);
 
 impl Daemon {
     /// Handles events until one says stop.
@@ -178,7 +184,11 @@ impl Daemon {
         if self.stale.is_empty() {
             return;
         }
-        let services = self.stale.iter().filter_map(|name| self.world.service(name));
+        let ready: BTreeSet<String> = self.stale.iter().filter(|name| !self.is_held(name)).cloned().collect();
+        if ready.is_empty() {
+            return;
+        }
+        let services = ready.iter().filter_map(|name| self.world.service(name));
         let wanted: Vec<_> = services.filter_map(|service| self.world.wanted(service)).collect();
         let begun = Instant::now();
         let done = self
@@ -197,7 +207,7 @@ impl Daemon {
             Ok(summary) => {
                 let micros = begun.elapsed().as_micros();
                 debug!(
-                    services = self.stale.len(),
+                    services = ready.len(),
                     slots_moved = summary.slots_moved,
                     micros,
                     "kernel brought up to date"
@@ -205,7 +215,8 @@ impl Daemon {
                 self.transitions
                     .services
                     .extend(wanted.iter().map(|service| service.key));
-                self.stale.clear();
+                self.stale.retain(|name| !ready.contains(name));
+                self.held.retain(|name, _| !ready.contains(name));
                 self.stuck = None;
             }
             Err(error) => {
@@ -216,6 +227,23 @@ impl Daemon {
                 self.stuck = Some(error);
             }
         }
+    }
+
+    /// Whether a new service waits for the first verdicts on its backends. Served one by one, each that comes up would take its
+    /// slots from those before it.
+    fn is_held(&self, name: &str) -> bool {
+        let waits = |service: &Service| {
+            service
+                .backends
+                .iter()
+                .any(|backend| self.world.health_of(service, &backend.name) == Health::Starting)
+        };
+        self.held.get(name).is_some_and(|until| Instant::now() < *until) && self.world.service(name).is_some_and(waits)
+    }
+
+    /// Holds a service that is new.
+    fn hold(&mut self, name: String) {
+        self.held.insert(name, Instant::now() + FIRST_VERDICTS);
     }
 
     /// Tells checker and watcher what the model holds. Who is up when its checks begin stays up until they say otherwise.

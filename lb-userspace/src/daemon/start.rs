@@ -1,6 +1,6 @@
 //! From the command line to the loop, and the way out.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -26,7 +26,7 @@ use crate::bpf::instance::{Instance, InstanceError};
 use crate::bpf::links::{self, AttachError};
 use crate::config::{self, Errors, Parsed};
 use crate::health::{self, Checker, State as Health, TargetId};
-use crate::model::{Model, Node, identity};
+use crate::model::{Backend, Model, Node, identity};
 use crate::netlink::{Answer, NetlinkError, Watcher};
 use crate::object;
 use crate::plan::Scope;
@@ -173,8 +173,17 @@ async fn run_here(
         started: Instant::now(),
         config_warnings: warnings.iter().map(|warning| warning.headline().to_string()).collect(),
         stale: BTreeSet::new(),
+        held: BTreeMap::new(),
         stuck: None,
     };
+    // Whoever is up already served before.
+    let world = &daemon.world;
+    let new = world.model.services.iter().filter(|service| {
+        let up = |backend: &Backend| world.health_of(service, &backend.name) == Health::Up;
+        !service.backends.iter().any(up)
+    });
+    let new: Vec<String> = new.map(|service| service.name.clone()).collect();
+    new.into_iter().for_each(|name| daemon.hold(name));
     daemon.follow();
     let (calls_sender, calls) = mpsc::channel(64);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
