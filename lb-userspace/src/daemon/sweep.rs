@@ -31,7 +31,7 @@ pub(super) struct Transitions {
     /// Services that may have slots that are not stable.
     pub(super) services: HashSet<ServiceKey>,
     /// Since when a slot has the state that it has.
-    since: HashMap<(ServiceKey, u32), (Slot, Instant)>,
+    since: HashMap<ServiceKey, HashMap<u32, (Slot, Instant)>>,
     sweeping: bool,
     last_sweep: Option<Instant>,
     /// Remembered flows by service, at the last sweep.
@@ -78,7 +78,7 @@ impl Daemon {
                 }
                 _ => {
                     self.transitions.services.remove(&key);
-                    self.transitions.since.retain(|(other, _), _| *other != key);
+                    self.transitions.since.remove(&key);
                 }
             }
         }
@@ -88,17 +88,20 @@ impl Daemon {
     /// Settles slots whose drain time has passed; says how many are not stable.
     fn tend_service(&mut self, key: ServiceKey, drain_time: Duration, base: u32, size: u32) -> usize {
         let tables = &self.kernel.balancer.tables;
-        let since = &mut self.transitions.since;
+        // Most services have no slot in it: then stable ones cost a read each, of millions perhaps.
+        let mut since = self.transitions.since.remove(&key).unwrap_or_default();
         let mut restless = 0;
         for n in 0..size {
             let slot = tables.slot(base + n);
             if slot.is_stable() {
-                since.remove(&(key, n));
+                if !since.is_empty() {
+                    since.remove(&n);
+                }
                 continue;
             }
             restless += 1;
             let now = Instant::now();
-            let (seen, at) = since.entry((key, n)).or_insert((slot, now));
+            let (seen, at) = since.entry(n).or_insert((slot, now));
             // Only the way away from `previous` counts: a new `current` does not begin the time anew.
             if seen.previous() != slot.previous() {
                 (*seen, *at) = (slot, now);
@@ -108,6 +111,9 @@ impl Daemon {
                 tables.set_slot(base + n, next);
                 (*seen, *at) = (next, now);
             }
+        }
+        if !since.is_empty() {
+            self.transitions.since.insert(key, since);
         }
         restless
     }
@@ -162,6 +168,7 @@ impl Daemon {
                 continue;
             };
             let live = sweep.live.get(&tag(key)).map(|(slots, _)| slots);
+            let since = self.transitions.since.get(&key);
             for n in 0..installed.entry.ring_size {
                 let position = installed.entry.ring_base() + n;
                 let slot = tables.slot(position);
@@ -169,7 +176,7 @@ impl Daemon {
                     continue;
                 }
                 // Settled before the reading began: nothing was remembered since.
-                let settled = self.transitions.since.get(&(key, n));
+                let settled = since.and_then(|since| since.get(&n));
                 if settled.is_some_and(|(seen, at)| seen.is_settled() && *at < sweep.begun) {
                     tables.set_slot(position, Slot::stable(slot.current()));
                     calmed += 1;

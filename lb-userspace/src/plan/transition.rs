@@ -32,10 +32,12 @@ pub fn transition(slot: Slot, wanted: BackendNumber, rule: Rule, alive: impl Fn(
 fn adaptive(slot: Slot, wanted: BackendNumber, alive: impl Fn(BackendNumber) -> bool) -> Slot {
     let (current, previous) = (slot.current(), slot.previous());
     if slot.is_stable() || slot.is_settled() {
-        return match (wanted == current, alive(current)) {
-            (true, _) => slot,
-            (false, true) => Slot::moving(wanted, current),
-            (false, false) if slot.is_stable() => Slot::stable(wanted),
+        if wanted == current {
+            return slot;
+        }
+        return match (alive(current), slot.is_stable()) {
+            (true, _) => Slot::moving(wanted, current),
+            (false, true) => Slot::stable(wanted),
             (false, false) => Slot::settled(wanted),
         };
     }
