@@ -72,7 +72,7 @@ impl<T: Pod> Mapping<T> {
 
     fn size(len: u32) -> io::Result<NonZero<usize>> {
         // The kernel rounds every value up to 8 bytes, and these types are all multiples of it: values lie side by side.
-        const { assert!(size_of::<T>() % 8 == 0) };
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
         (len as usize)
             .checked_mul(size_of::<T>())
             .and_then(NonZero::new)

@@ -73,7 +73,7 @@ impl Daemon {
             plan,
             warnings,
         } = candidate;
-        if let Err(error) = self.to_kernel(&world.model, &wanted, plan.as_ref()).await {
+        if let Err(error) = self.bring_to_kernel(&world.model, &wanted, plan.as_ref()).await {
             self.state = before;
             if let Err(error) = self.store.save(&self.state) {
                 error!(%error, "the configuration that was refused is still on the disk");
@@ -158,11 +158,8 @@ impl Daemon {
         let plan = if self.kernel.needs_reload(&world.model) {
             None
         } else {
-            match self.kernel.plan(&wanted, Scope::Everything) {
-                Ok(plan) => Some(plan),
-                // What is left is in pieces, but it fits into new tables of the same length: the file was checked against them.
-                Err(_) => None,
-            }
+            // On an error what is left is in pieces, but it fits into new tables: the file was checked against their length.
+            self.kernel.plan(&wanted, Scope::Everything).ok()
         };
         Ok(Candidate {
             world,
@@ -172,7 +169,7 @@ impl Daemon {
         })
     }
 
-    async fn to_kernel(
+    async fn bring_to_kernel(
         &mut self,
         model: &Model,
         wanted: &[WantedService],

@@ -140,10 +140,8 @@ async fn run_here(
         Ok(prepared) => prepared,
         Err(error) => {
             // Whoever served before goes on; but what never served leaves nothing behind.
-            if fresh {
-                if let Err(error) = super::kernel::detach(instance) {
-                    warn!(%error, "left behind");
-                }
+            if fresh && let Err(error) = super::kernel::detach(instance) {
+                warn!(%error, "left behind");
             }
             return Err(error);
         }

@@ -113,7 +113,7 @@ impl Maker<'_> {
         let (moves, place) = places::find(&self.layout, key, mask).ok_or_else(|| PlanError::Services {
             places: mask + 1,
             wanted,
-            fit: (mask + 1) / 2,
+            fit: mask.div_ceil(2),
         })?;
         for step in moves {
             let Some(entry) = self.layout.services.get(&step.key).map(|service| service.entry) else {

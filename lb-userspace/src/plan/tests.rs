@@ -63,7 +63,7 @@ fn rewrite(identity: u64, version: u32) -> Rewrite {
 }
 
 fn service(n: u8, ring_size: u32, version: u32, backends: &BTreeSet<u8>, out: u8) -> WantedService {
-    let identity = |name: u8| u64::from(n) << 8 | u64::from(name) + 1;
+    let identity = |name: u8| (u64::from(n) << 8) | (u64::from(name) + 1);
     let backends: Vec<WantedBackend> = backends
         .iter()
         .map(|name| WantedBackend {
