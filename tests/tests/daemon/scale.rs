@@ -40,6 +40,21 @@ fn memory(edge: &Edge, field: &str) -> Result<u64> {
     Ok(kib / 1_024)
 }
 
+/// What the daemon has used of the CPUs, in user mode and in the kernel: it does not depend on who else runs on them.
+fn cpu_time(edge: &Edge) -> Result<Duration> {
+    let pid = edge.api()?.get("/v1/status")?["pid"].to_string();
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in brackets, may hold anything; fields 14 and 15 of the whole are in ticks of 10 ms (proc(5), USER_HZ).
+    let (_, fields) = text.rsplit_once(')').context("no name")?;
+    let ticks: Vec<u64> = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    Ok(Duration::from_millis(10 * ticks.iter().sum::<u64>()))
+}
+
 #[test]
 fn five_hundred_services_of_twenty_backends() -> Result<()> {
     let site = Site::new(Arms::One, 1)?;
@@ -60,14 +75,16 @@ fn five_hundred_services_of_twenty_backends() -> Result<()> {
         Ok(begun.elapsed())
     };
     println!("plan {:?}", timed(&["plan", &path])?);
+    let before = cpu_time(&edge)?;
     let first = timed(&["apply", &path])?;
+    let worked = cpu_time(&edge)?.saturating_sub(before);
     let again = timed(&["apply", &path])?;
     wait_until("all backends to serve", Duration::from_secs(20), || {
         let status = edge.api()?.get("/v1/status")?;
         Ok(status["backends"]["serving"] == u64::from(SERVICES) * u64::from(BACKENDS))
     })?;
     let third = timed(&["apply", &path])?;
-    println!("apply {first:?}, the same again {again:?}, once all serve {third:?}");
+    println!("apply {first:?} ({worked:?} of CPU), the same again {again:?}, once all serve {third:?}");
     for words in [
         &["status"][..],
         &["service", "list"],
@@ -86,7 +103,8 @@ fn five_hundred_services_of_twenty_backends() -> Result<()> {
     }
     let (now, peak) = (memory(&edge, "VmRSS")?, memory(&edge, "VmHWM")?);
     println!("memory: {now} MiB, {peak} MiB at most, maps included");
-    assert!(first < Duration::from_secs(15), "{first:?} for the apply");
+    // On a machine that is busy with other things the wall clock says little.
+    assert!(worked < Duration::from_secs(4), "{worked:?} of CPU, {first:?} in all");
     let begun = Instant::now();
     edge.kill()?;
     edge.start_again()?;
