@@ -16,11 +16,14 @@ pub(crate) fn run(all: bool) -> Result<()> {
     let target = xtask::target_dir();
     let made = match all {
         true => vec![target],
-        // What `setup` made stays: it took minutes and a network.
+        // What `setup` made and `kernels` fetched stays: it took minutes and a network.
         false => entries(&target)
             .into_iter()
+            .filter(|path| *path != xtask::record::path())
             .filter(|path| {
-                *path != xtask::record::path() && !path.ends_with("tools") && !path.ends_with("CACHEDIR.TAG")
+                !["tools", "kernels", "CACHEDIR.TAG"]
+                    .iter()
+                    .any(|kept| path.ends_with(kept))
             })
             .collect(),
     };

@@ -59,7 +59,7 @@ enum Task {
     ///
     /// Leftovers are the namespaces, interfaces and pins called elb-PID-ROLE whose process is gone.
     Clean {
-        /// Removes the tools that `setup` built and its record too.
+        /// Removes the tools that `setup` built, its record and the kernels that were fetched too.
         #[arg(long)]
         all: bool,
     },

@@ -20,6 +20,8 @@ pub(super) const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The package that depends on a suite's present kernel.
 const META: &str = "linux-image-amd64";
+/// How the names of the packages begin that a kernel consists of: one, or since 7.x several.
+const PARTS: [&str; 4] = ["linux-image-", "linux-binary-", "linux-modules-", "linux-base-"];
 /// What of a kernel's modules is kept; all the rest are drivers of things that a guest does not have.
 const KEPT: [&str; 4] = ["net", "lib", "crypto", "drivers/net"];
 
@@ -230,9 +232,11 @@ fn kernel_parts(control: &str) -> Vec<String> {
         .split([',', '|'])
         .filter_map(|dependency| dependency.split_whitespace().next())
         .filter(|name| {
-            ["linux-image-", "linux-binary-", "linux-modules-"]
+            // Those with a version: "linux-base" and "linux-base-amd64" are scripts.
+            PARTS
                 .iter()
-                .any(|part| name.starts_with(part))
+                .filter_map(|part| name.strip_prefix(part))
+                .any(|version| version.starts_with(|character: char| character.is_ascii_digit()))
         })
         .map(str::to_owned)
         .collect()
@@ -275,8 +279,12 @@ mod tests {
                 vec!["linux-image-7.2.12+deb13-amd64"],
             ),
             (
-                "dracut | initramfs-tools, linux-binary-7.2-amd64 (= 1), linux-modules-7.2-amd64 (= 1)",
-                vec!["linux-binary-7.2-amd64", "linux-modules-7.2-amd64"],
+                "dracut | initramfs-tools, linux-base-7.2-amd64 (= 1), linux-binary-7.2-amd64 (= 1), linux-modules-7.2-amd64 (= 1)",
+                vec![
+                    "linux-base-7.2-amd64",
+                    "linux-binary-7.2-amd64",
+                    "linux-modules-7.2-amd64",
+                ],
             ),
             ("kmod, linux-base (>= 4.3~)", vec![]),
         ] {

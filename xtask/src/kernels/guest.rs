@@ -61,14 +61,14 @@ pub(super) fn run(vmlinuz: &Path, initramfs: &Path, place: &Path, limit: Duratio
     let (console, report) = (place.join("console.log"), place.join("report.log"));
     let token = format!("elb-{}", std::process::id());
     let mut qemu = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "1536"])
+        .args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "1024"])
         .args(["-nodefaults", "-no-reboot", "-display", "none"])
         .arg("-kernel")
         .arg(vmlinuz)
         .arg("-initrd")
         .arg(initramfs)
         .arg("-append")
-        // A kernel that reports a fault is not to go on; with -no-reboot its panic ends QEMU. The unpacked files may fill the memory.
+        // A kernel that reports a fault is not to go on; with -no-reboot its panic ends QEMU.
         .arg(format!(
             "console=ttyS0 panic=-1 oops=panic rdinit=/init loglevel=5 edgelb.token={token}"
         ))

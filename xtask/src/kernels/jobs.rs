@@ -40,6 +40,8 @@ impl Column {
 /// A test program, or a part of it.
 struct Test {
     column: Column,
+    /// Its name in what is shown.
+    name: &'static str,
     package: &'static str,
     /// The integration test's name.
     target: &'static str,
@@ -52,6 +54,7 @@ struct Test {
 const TESTS: &[Test] = &[
     Test {
         column: Column::Loads,
+        name: "loads",
         package: "lb-userspace",
         target: "loads",
         filter: "",
@@ -59,6 +62,7 @@ const TESTS: &[Test] = &[
     },
     Test {
         column: Column::Packets,
+        name: "decap-packets",
         package: "lb-userspace",
         target: "backend",
         filter: "packets::",
@@ -66,6 +70,7 @@ const TESTS: &[Test] = &[
     },
     Test {
         column: Column::Hosts,
+        name: "backend-role",
         package: "lb-userspace",
         target: "backend",
         filter: "role::",
@@ -73,6 +78,7 @@ const TESTS: &[Test] = &[
     },
     Test {
         column: Column::Hosts,
+        name: "netlink",
         package: "lb-userspace",
         target: "netlink",
         // What those of `scale` measure is the machine.
@@ -81,6 +87,7 @@ const TESTS: &[Test] = &[
     },
     Test {
         column: Column::EndToEnd,
+        name: "end-to-end",
         package: "lb-tests",
         target: "end_to_end",
         filter: "every_mode_and_family",
@@ -88,6 +95,7 @@ const TESTS: &[Test] = &[
     },
     Test {
         column: Column::Tunnels,
+        name: "kernel-tunnels",
         package: "lb-tests",
         target: "kernel_tunnels",
         filter: "",
@@ -103,14 +111,14 @@ pub(super) struct Tests {
     pub(super) programs: BTreeMap<PathBuf, PathBuf>,
 }
 
-/// Builds the tests whose target's name contains the filter.
+/// Builds the tests whose name contains the filter.
 pub(super) fn build(only: Option<&str>) -> Result<Tests> {
     let wanted: Vec<&Test> = TESTS
         .iter()
-        .filter(|test| only.is_none_or(|only| test.target.contains(only)))
+        .filter(|test| only.is_none_or(|only| test.name.contains(only)))
         .collect();
     if wanted.is_empty() {
-        let names: Vec<_> = TESTS.iter().map(|test| test.target).collect();
+        let names: Vec<_> = TESTS.iter().map(|test| test.name).collect();
         bail!(
             "no test is named {:?}; there are {}",
             only.unwrap_or_default(),
@@ -134,7 +142,7 @@ pub(super) fn build(only: Option<&str>) -> Result<Tests> {
         tests.jobs.push((
             test.column,
             Job {
-                name: format!("{} {}", test.target, test.filter).trim().replace(' ', "/"),
+                name: test.name.into(),
                 limit: Duration::from_secs(test.limit),
                 directory: directory.display().to_string(),
                 // One at a time, and what it prints as it prints it: the last line before a hang is worth a lot.

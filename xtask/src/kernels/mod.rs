@@ -11,6 +11,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -83,22 +84,29 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let tests = jobs::build(args.test.as_deref())?;
     let userland = userland(&tests, &[&programs.lbd, &programs.lbctl])?;
 
+    let images: Vec<(&Kernel, Image)> = kernels
+        .into_iter()
+        .map(|kernel| Ok((kernel, fetch::image(kernel, &args.mirror, args.update)?)))
+        .collect::<Result<_>>()?;
+    // The tests wait more than they compute.
+    let at_once = thread::available_parallelism()
+        .map_or(1, usize::from)
+        .clamp(1, images.len());
     let mut rows = Vec::new();
-    for kernel in kernels {
-        let image = fetch::image(kernel, &args.mirror, args.update)?;
-        eprintln!("{}: booting Linux {} ({})", kernel.name, image.release, image.package);
-        let begun = Instant::now();
-        let place = fetch::directory().join(format!("run-{}", kernel.name));
-        fs::create_dir_all(&place)?;
-        let initramfs = place.join("initramfs");
-        // The kernel unpacks one archive after the other.
-        fs::write(&initramfs, [&userland[..], &modules(&image)?].concat())
-            .with_context(|| format!("writing {}", initramfs.display()))?;
-        let limit = tests.jobs.iter().map(|(_, job)| job.limit).sum::<Duration>() + BOOT;
-        let report = guest::run(&image.vmlinuz, &initramfs, &place, limit)?;
-        let row = Row::new(kernel.name, &image, &tests.jobs, report, begun.elapsed());
-        row.explain(&place, args.verbose);
-        rows.push(row);
+    for images in images.chunks(at_once) {
+        let boot = |(kernel, image): &(&Kernel, Image)| boot(kernel, image, &userland, &tests);
+        let booted: Vec<Result<Row>> = thread::scope(|scope| {
+            let guests: Vec<_> = images.iter().map(|image| scope.spawn(move || boot(image))).collect();
+            let join = |guest: thread::ScopedJoinHandle<'_, _>| {
+                guest.join().unwrap_or_else(|_| bail!("a thread panicked, see above"))
+            };
+            guests.into_iter().map(join).collect()
+        });
+        for row in booted {
+            let row = row?;
+            row.explain(args.verbose);
+            rows.push(row);
+        }
     }
     if args.json {
         let rows: Vec<_> = rows.iter().map(Row::json).collect();
@@ -115,6 +123,28 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// What a guest may take to start and to end, on a busy machine.
 const BOOT: Duration = Duration::from_secs(120);
+
+/// Runs the jobs on one kernel.
+fn boot(kernel: &Kernel, image: &Image, userland: &[u8], tests: &Tests) -> Result<Row> {
+    eprintln!("booting Linux {} ({})", image.release, image.package);
+    let place = fetch::directory().join(format!("run-{}", kernel.name));
+    fs::create_dir_all(&place)?;
+    let initramfs = place.join("initramfs");
+    // The kernel unpacks one archive after the other.
+    fs::write(&initramfs, [userland, &modules(image)?].concat())
+        .with_context(|| format!("writing {}", initramfs.display()))?;
+    let limit = tests.jobs.iter().map(|(_, job)| job.limit).sum::<Duration>() + BOOT;
+    let begun = Instant::now();
+    let report = guest::run(&image.vmlinuz, &initramfs, &place, limit)?;
+    Ok(Row::new(
+        kernel.name,
+        image,
+        &tests.jobs,
+        report,
+        begun.elapsed(),
+        place,
+    ))
+}
 
 fn chosen(args: &Args) -> Result<Vec<&'static Kernel>> {
     if args.ci {

@@ -1,6 +1,6 @@
 //! What the kernels gave: a table for people, values for programs, and what failed in full.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -19,6 +19,8 @@ pub(super) struct Row {
     release: String,
     package: String,
     took: Duration,
+    /// Where the guest's files are.
+    place: PathBuf,
     /// Instructions that the verifier processed, by program.
     verified: BTreeMap<String, u64>,
     outcomes: Vec<(Column, Ended)>,
@@ -42,6 +44,7 @@ impl Row {
         jobs: &[(Column, Job)],
         report: Report,
         took: Duration,
+        place: PathBuf,
     ) -> Self {
         let mut problems: Vec<String> = report
             .unloadable
@@ -70,6 +73,7 @@ impl Row {
             release: image.release.clone(),
             package: image.package.clone(),
             took,
+            place,
             verified: lines.filter_map(|line| verified(line)).collect(),
             outcomes,
             problems,
@@ -81,7 +85,7 @@ impl Row {
     }
 
     /// Prints the output of what failed, or of everything.
-    pub(super) fn explain(&self, place: &Path, verbose: bool) {
+    pub(super) fn explain(&self, verbose: bool) {
         for (_, ended) in &self.outcomes {
             if ended.good() && !verbose {
                 continue;
@@ -99,8 +103,8 @@ impl Row {
         for problem in &self.problems {
             eprintln!("── Linux {}: {problem}", self.release);
         }
-        eprintln!("   the end of its console, which is in {}:", place.display());
-        for line in guest::tail(&place.join("console.log"), TAIL) {
+        eprintln!("   the end of its console, which is in {}:", self.place.display());
+        for line in guest::tail(&self.place.join("console.log"), TAIL) {
             eprintln!("   {line}");
         }
     }
@@ -275,6 +279,7 @@ mod tests {
             &[(Column::Loads, job("loads"))],
             report,
             Duration::from_secs(9),
+            PathBuf::new(),
         )
     }
 
@@ -317,7 +322,14 @@ mod tests {
             complete: true,
             ..Report::default()
         };
-        let row = Row::new("6.1", &image(), &[(Column::Loads, job("loads"))], none, Duration::ZERO);
+        let row = Row::new(
+            "6.1",
+            &image(),
+            &[(Column::Loads, job("loads"))],
+            none,
+            Duration::ZERO,
+            PathBuf::new(),
+        );
         assert!(!row.passed() && row.problems == ["loads did not run"]);
     }
 
