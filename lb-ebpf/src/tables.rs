@@ -88,13 +88,13 @@ pub fn backend(index: u32) -> Result<&'static BackendRow, Reason> {
 /// What is remembered of a flow.
 #[inline(always)]
 pub fn flow(hash: u64) -> Option<*mut FlowEntry> {
-    FLOWS.get_ptr_mut(&hash)
+    FLOWS.get_ptr_mut(hash)
 }
 
 /// Remembers a flow; false if the table does not take it.
 #[inline(always)]
 pub fn insert_flow(hash: u64, entry: &FlowEntry) -> bool {
-    FLOWS.insert(&hash, entry, 0).is_ok()
+    FLOWS.insert(hash, entry, 0).is_ok()
 }
 
 /// How many flows this CPU has remembered lately for a service.
