@@ -13,8 +13,9 @@ use lb_common::parse::{Transport, is_syn, transport};
 use crate::frame::Frame;
 use crate::tables;
 
-/// The backend of a flow whose slot is not stable; [`NOBODY`] if it has none. With `peek`, the backend of one that is remembered, else of one that
-/// begins now, and nothing is remembered.
+/// The backend of a flow whose slot is not stable; [`NOBODY`] if it has none.
+///
+/// With `peek` it is the backend that is remembered, else that of a flow that begins now, and nothing is remembered.
 #[inline(always)]
 pub fn owner(ctx: &XdpContext, service: &ServiceEntry, slot: Slot, hash: u64, peek: bool) -> BackendNumber {
     decide(ctx.as_ptr().cast(), service, slot.0, hash, peek.into()) as BackendNumber
@@ -48,7 +49,8 @@ fn decide(ctx: *mut xdp_md, service: &ServiceEntry, slot: u32, hash: u64, peek: 
     {
         return known.into();
     }
-    let to = if moving && !syn {
+    // Asked about rather than seen, a flow is taken for a new connection.
+    let to = if moving && !syn && !peek {
         slot.previous()
     } else {
         slot.current()
