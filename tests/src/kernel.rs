@@ -17,7 +17,7 @@ pub fn has(what: &str, since: (u32, u32), tried: Result<impl Sized>) -> Result<b
         excusable,
         "no {what}, which Linux {since_major}.{since_minor} has, and this is {major}.{minor}: {why:#}"
     );
-    println!("skipped: this Linux {major}.{minor} has no {what}: {why:#}");
+    println!("skipped: {what} came with Linux {since_major}.{since_minor}: {why:#}");
     Ok(false)
 }
 

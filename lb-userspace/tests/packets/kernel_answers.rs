@@ -60,12 +60,16 @@ const fn context(metadata: usize, readable: usize) -> Option<[u32; 6]> {
 #[test]
 fn headroom_that_metadata_took() {
     let mut edge = Edge::new();
+    // Old kernels admit 32 bytes of metadata (6.1 does), later ones fill the headroom, in steps of 4 (6.12 does).
+    let most = if kernel_is(6, 12) { 212 } else { 32 };
     for v6 in [false, true] {
         for (number, grows) in [(vip::L2, 0), (vip::IPIP_V4, 20), (vip::IPIP_V6, 40)] {
             let frame = packet(v6, number).build();
             let mut full = 0;
-            // The kernel admits metadata of more than 32 bytes in steps of 4 (Linux 6.5).
-            for metadata in [0, 4, 32, 100, 160, 180, 200, 212] {
+            for metadata in [0, 4, 32, 100, 160, 180, 200, 212]
+                .into_iter()
+                .filter(|bytes| *bytes <= most)
+            {
                 let input = [&vec![0xAB; metadata][..], &frame].concat();
                 let (verdict, reason, out) = edge.run_with(&input, context(metadata, input.len()));
                 if reason == Reason::NoHeadroom {
@@ -81,7 +85,7 @@ fn headroom_that_metadata_took() {
                     assert_same(&out, &expected, "with metadata");
                 }
             }
-            assert_eq!(full > 0, grows > 0, "{number}");
+            assert_eq!(full > 0, grows > 0 && most > 32, "{number}");
         }
     }
     edge.sum_is_right();

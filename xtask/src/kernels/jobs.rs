@@ -61,6 +61,22 @@ const TESTS: &[Test] = &[
         limit: 60,
     },
     Test {
+        column: Column::Loads,
+        name: "budget",
+        package: "lb-userspace",
+        target: "verifier",
+        filter: "",
+        limit: 60,
+    },
+    Test {
+        column: Column::Packets,
+        name: "balance-packets",
+        package: "lb-userspace",
+        target: "packets",
+        filter: "",
+        limit: 240,
+    },
+    Test {
         column: Column::Packets,
         name: "decap-packets",
         package: "lb-userspace",
