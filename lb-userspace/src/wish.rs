@@ -49,11 +49,11 @@ pub fn members(service: &Service, weights: &[u32]) -> Vec<Member> {
 pub fn wanted(service: &Service, ring: &Ring, now: &[BackendNow]) -> WantedService {
     let share = |now: &BackendNow| if now.rewrite.is_some() { now.share } else { Share::OUT };
     let shares: Vec<Share> = now.iter().map(share).collect();
-    let backends = service.backends.iter().zip(now).map(|(backend, now)| WantedBackend {
-        identity: identity(&backend.name),
-        rewrite: now.rewrite.unwrap_or_default(),
-        serves: now.serves,
-    });
+    let backends = service
+        .backends
+        .iter()
+        .zip(now)
+        .map(|(backend, now)| wanted_backend(backend, now));
     WantedService {
         key: service.key(),
         flags: flags(service.hash)
@@ -71,6 +71,15 @@ pub fn wanted(service: &Service, ring: &Ring, now: &[BackendNow]) -> WantedServi
         ring_size: service.ring_size,
         backends: backends.collect(),
         owners: ring.lend(&shares),
+    }
+}
+
+/// What the kernel should hold for one backend.
+pub fn wanted_backend(backend: &Backend, now: &BackendNow) -> WantedBackend {
+    WantedBackend {
+        identity: identity(&backend.name),
+        rewrite: now.rewrite.unwrap_or_default(),
+        serves: now.serves,
     }
 }
 

@@ -89,6 +89,7 @@ impl Daemon {
         let new: Vec<String> = new.map(|service| service.name.clone()).collect();
         new.into_iter().for_each(|name| self.hold(name));
         self.world = world;
+        self.transitions.forget_unnamed();
         self.transitions.services = self.world.model.services.iter().map(|service| service.key()).collect();
         if gateway_changed {
             match Watcher::start(self.ways.clone(), self.world.model.node.gateway_mac) {
@@ -154,13 +155,18 @@ impl Daemon {
             })?;
             world.interfaces.push(index);
         }
-        let wanted = world.wanted_all();
+        let mut wanted = world.wanted_all();
         let plan = if self.kernel.needs_reload(&world.model) {
             None
         } else {
             // On an error what is left is in pieces, but it fits into new tables: the file was checked against their length.
             self.kernel.plan(&wanted, Scope::Everything).ok()
         };
+        if plan.is_none() {
+            // New tables remember no flow of those that left, and the file alone is sure to fit.
+            world.dismiss_all();
+            wanted = world.wanted_all();
+        }
         Ok(Candidate {
             world,
             wanted,

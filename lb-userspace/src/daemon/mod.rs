@@ -151,9 +151,8 @@ impl Daemon {
         };
         // About a predecessor of that name, if the address is another.
         let same = |address: IpAddr| {
-            service
-                .backends
-                .iter()
+            self.world
+                .served(service)
                 .any(|b| b.name == *id.backend && b.address == address)
         };
         if service.health.is_none() || !same(address.ip()) {
@@ -252,7 +251,7 @@ impl Daemon {
         let mut targets = Vec::new();
         for service in &self.world.model.services {
             let Some(health) = &service.health else { continue };
-            for backend in &service.backends {
+            for backend in self.world.served(service) {
                 let id = TargetId::new(&service.name, &backend.name);
                 let initial = (self.world.health.get(&id) == Some(&Health::Up)).then_some(true);
                 targets.push(Target {

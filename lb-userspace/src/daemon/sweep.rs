@@ -7,22 +7,41 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use lb_common::hash::{service_salt, slot};
-use lb_common::map::{NOBODY, ServiceKey, Slot, time_unit};
+use lb_common::map::{BackendNumber, NOBODY, ServiceKey, Slot, time_unit};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, error};
 
 use super::{Daemon, Event};
 use crate::bpf::flows::{self, Keep};
-use crate::model::{Service, Tracking};
+use crate::model::{Service, Tracking, identity};
 
 /// What one reading of the flow table has found.
 pub(super) struct Sweep {
     /// When it began.
     begun: Instant,
-    /// By service: which slots have a live entry, and how many entries there are.
-    live: HashMap<u32, (HashSet<u32>, u64)>,
+    /// By service.
+    live: HashMap<u32, Live>,
     /// Whether the whole table was read.
     outcome: io::Result<()>,
+}
+
+/// The live entries of one service.
+#[derive(Default)]
+struct Live {
+    /// Slots that have one, and whom theirs name.
+    slots: HashMap<u32, Named>,
+    /// Backends that are named by one, by the low half of their identity.
+    owners: HashSet<u32>,
+    count: u64,
+}
+
+/// Whom the live entries of a slot name, by the low half of their identity.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Named {
+    /// One backend alone.
+    One(u32),
+    /// More than one.
+    Several,
 }
 
 /// Slots on their way, and what is remembered.
@@ -32,6 +51,8 @@ pub(super) struct Transitions {
     pub(super) services: HashSet<ServiceKey>,
     /// Since when a slot has the state that it has.
     since: HashMap<ServiceKey, HashMap<u32, (Slot, Instant)>>,
+    /// Since when no slot names a backend that left.
+    unnamed: HashMap<(ServiceKey, u64), Instant>,
     sweeping: bool,
     last_sweep: Option<Instant>,
     /// Remembered flows by service, at the last sweep.
@@ -45,6 +66,11 @@ impl Transitions {
             services,
             ..Self::default()
         }
+    }
+
+    /// After another configuration: who leaves now may have left before.
+    pub(super) fn forget_unnamed(&mut self) {
+        self.unnamed.clear();
     }
 }
 
@@ -71,7 +97,9 @@ impl Daemon {
                         installed.entry.ring_size,
                     );
                     let always = service.tracking == Tracking::Always;
-                    if self.tend_service(key, drain_time, base, size) == 0 && !always {
+                    let restless = self.tend_service(key, drain_time, base, size);
+                    let leaving = self.tend_leaving(key, &installed.identities, base, size);
+                    if restless == 0 && leaving == 0 && !always {
                         self.transitions.services.remove(&key);
                         self.transitions.remembered.remove(&tag(key));
                     }
@@ -118,6 +146,67 @@ impl Daemon {
         restless
     }
 
+    /// Notes which backends that left are not named by a slot any more; says how many have left.
+    fn tend_leaving(&mut self, key: ServiceKey, identities: &[u64], base: u32, size: u32) -> usize {
+        let leaving = self.world.leaving(key);
+        if leaving.is_empty() {
+            return 0;
+        }
+        let tables = &self.kernel.balancer.tables;
+        let mut named: HashSet<BackendNumber> = HashSet::new();
+        for slot in (base..base + size).map(|position| tables.slot(position)) {
+            named.extend([slot.current(), slot.previous()]);
+        }
+        let named: HashSet<u64> = named
+            .iter()
+            .filter_map(|number| identities.get(usize::from(*number)).copied())
+            .collect();
+        for backend in leaving {
+            let identity = identity(&backend.name);
+            let unnamed = &mut self.transitions.unnamed;
+            if named.contains(&identity) {
+                unnamed.remove(&(key, identity));
+            } else {
+                unnamed.entry((key, identity)).or_insert_with(Instant::now);
+            }
+        }
+        leaving.len()
+    }
+
+    /// Frees the rows of backends that left and that neither a slot nor a remembered flow names.
+    fn dismiss_leaving(&mut self, sweep: &Sweep) {
+        let mut dismissed = 0;
+        let services = self.world.model.services.iter();
+        let known: Vec<(ServiceKey, String)> = services.map(|service| (service.key(), service.name.clone())).collect();
+        for (key, name) in known {
+            let before = self.world.leaving(key).len();
+            if before == 0 {
+                continue;
+            }
+            let owners = sweep.live.get(&tag(key)).map(|live| &live.owners);
+            let unnamed = &self.transitions.unnamed;
+            self.world.dismiss(key, |backend| {
+                let identity = identity(&backend.name);
+                let unnamed = unnamed.get(&(key, identity)).is_some_and(|since| *since < sweep.begun);
+                unnamed && !owners.is_some_and(|owners| owners.contains(&(identity as u32)))
+            });
+            let gone = before - self.world.leaving(key).len();
+            if gone > 0 {
+                dismissed += gone;
+                self.stale.insert(name);
+            }
+        }
+        if dismissed > 0 {
+            debug!(dismissed, "backends that left have no flow any more");
+            let world = &self.world;
+            self.transitions.unnamed.retain(|(key, gone), _| {
+                let mut leaving = world.leaving(*key).iter();
+                leaving.any(|backend| identity(&backend.name) == *gone)
+            });
+            self.follow();
+        }
+    }
+
     fn start_sweep(&mut self) {
         let transitions = &mut self.transitions;
         let due = transitions
@@ -149,7 +238,8 @@ impl Daemon {
         if let Err(error) = &sweep.outcome {
             return error!(%error, "the flow table could not be read to its end");
         }
-        self.transitions.remembered = sweep.live.iter().map(|(tag, (_, count))| (*tag, *count)).collect();
+        self.transitions.remembered = sweep.live.iter().map(|(tag, live)| (*tag, live.count)).collect();
+        self.dismiss_leaving(&sweep);
         let layout = self.kernel.layout();
         let tables = &self.kernel.balancer.tables;
         let mut calmed = 0;
@@ -167,12 +257,19 @@ impl Daemon {
             let Some(installed) = layout.services.get(&key) else {
                 continue;
             };
-            let live = sweep.live.get(&tag(key)).map(|(slots, _)| slots);
+            let live = sweep.live.get(&tag(key)).map(|live| &live.slots);
             let since = self.transitions.since.get(&key);
             for n in 0..installed.entry.ring_size {
                 let position = installed.entry.ring_base() + n;
                 let slot = tables.slot(position);
-                if !slot.is_settled() || slot.current() == NOBODY || live.is_some_and(|live| live.contains(&n)) {
+                if !slot.is_settled() || slot.current() == NOBODY {
+                    continue;
+                }
+                // Memories that say what the slot says keep nothing from resting.
+                let owner = installed.identities.get(usize::from(slot.current()));
+                let owner = owner.map(|identity| Named::One(*identity as u32));
+                let named = live.and_then(|live| live.get(&n)).copied();
+                if named.is_some() && named != owner {
                     continue;
                 }
                 // Settled before the reading began: nothing was remembered since.
@@ -195,7 +292,7 @@ fn idle(service: &Service) -> u32 {
 fn sweep(map: &std::os::fd::OwnedFd, services: &HashMap<u32, (u32, u32)>, events: &UnboundedSender<Event>) {
     let begun = Instant::now();
     let now = monotonic_unit();
-    let mut live: HashMap<u32, (HashSet<u32>, u64)> = HashMap::new();
+    let mut live: HashMap<u32, Live> = HashMap::new();
     let outcome = flows::sweep(map, |hash, entry| {
         let Some((ring_size, idle)) = services.get(&entry.service) else {
             return Keep::No;
@@ -203,9 +300,18 @@ fn sweep(map: &std::os::fd::OwnedFd, services: &HashMap<u32, (u32, u32)>, events
         if now.wrapping_sub(entry.seen) > *idle && now > entry.seen {
             return Keep::No;
         }
-        let (slots, count) = live.entry(entry.service).or_default();
-        slots.insert(slot(hash, *ring_size));
-        *count += 1;
+        let live = live.entry(entry.service).or_default();
+        let named = Named::One(entry.identity);
+        live.slots
+            .entry(slot(hash, *ring_size))
+            .and_modify(|before| {
+                if *before != named {
+                    *before = Named::Several;
+                }
+            })
+            .or_insert(named);
+        live.owners.insert(entry.identity);
+        live.count += 1;
         Keep::Yes
     });
     // The daemon is gone if nobody listens.

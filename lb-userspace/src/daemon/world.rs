@@ -9,7 +9,7 @@ use lb_common::map::ServiceKey;
 use super::state::Override;
 use crate::api::types::Admin;
 use crate::health::{State as Health, TargetId};
-use crate::model::{Backend, Forward, Model, Node, Service};
+use crate::model::{Backend, Forward, Model, Node, Protocol, Service, Tracking};
 use crate::netlink::{Answer, NextHop};
 use crate::plan::WantedService;
 use crate::ring::{Member, Ring, Share};
@@ -33,6 +33,8 @@ pub struct World {
     /// The last way to an address that is unreachable now: its rows keep it.
     last_ways: HashMap<IpAddr, NextHop>,
     rings: HashMap<String, Arc<ServiceRing>>,
+    /// Backends that are not configured any more and still serve the flows that they have.
+    leaving: HashMap<ServiceKey, Vec<Backend>>,
 }
 
 struct ServiceRing {
@@ -55,15 +57,20 @@ impl World {
             ways: HashMap::new(),
             last_ways: HashMap::new(),
             rings: HashMap::new(),
+            leaving: HashMap::new(),
         };
         world.replace_model(model);
         world
     }
 
     /// Puts another configuration in force. What is known of backends that stay, stays; overrides of those that go, go.
+    ///
+    /// A backend that goes while it serves keeps the flows that it has, until [`dismiss`](Self::dismiss).
     pub fn replace_model(&mut self, model: Model) {
+        let leaving = self.leaving_after(&model);
         let earlier = std::mem::replace(&mut self.model, model);
-        self.health = self.inherited_health(&earlier);
+        let left_earlier = std::mem::replace(&mut self.leaving, leaving);
+        self.health = self.inherited_health(&earlier, &left_earlier);
         let services: HashMap<&str, &Service> = self
             .model
             .services
@@ -89,10 +96,15 @@ impl World {
     /// What is known of the health of the present model's backends by an earlier one's: a backend of the same name and address
     /// in a service of the same name, or of the same VIP, protocol and port. So a service that gets checks, or another name,
     /// serves on until its checks say otherwise; and another address is another server, of which nothing is known.
-    fn inherited_health(&self, earlier: &Model) -> HashMap<TargetId, Health> {
+    fn inherited_health(
+        &self,
+        earlier: &Model,
+        left_earlier: &HashMap<ServiceKey, Vec<Backend>>,
+    ) -> HashMap<TargetId, Health> {
         let mut known = HashMap::new();
         for service in &earlier.services {
-            for backend in &service.backends {
+            let left = left_earlier.get(&service.key()).into_iter().flatten();
+            for backend in service.backends.iter().chain(left) {
                 let health = self.health_of(service, &backend.name);
                 known.insert((service.key(), backend.name.as_str(), backend.address), health);
             }
@@ -105,7 +117,7 @@ impl World {
         let mut health = HashMap::new();
         for service in self.model.services.iter().filter(|service| service.health.is_some()) {
             let keys = [Some(service.key()), by_name.get(service.name.as_str()).copied()];
-            for backend in &service.backends {
+            for backend in self.served(service) {
                 let mut of = keys
                     .iter()
                     .flatten()
@@ -118,12 +130,65 @@ impl World {
         health
     }
 
+    /// The backends that are to be gone once the model is another: they serve, and flows of theirs may be remembered.
+    fn leaving_after(&self, model: &Model) -> HashMap<ServiceKey, Vec<Backend>> {
+        let earlier: HashMap<ServiceKey, &Service> = self
+            .model
+            .services
+            .iter()
+            .map(|service| (service.key(), service))
+            .collect();
+        let mut leaving = HashMap::new();
+        for service in model.services.iter().filter(|service| remembers(service)) {
+            let Some(earlier) = earlier.get(&service.key()) else {
+                continue;
+            };
+            let stays = |name: &str| {
+                let known = &service.backends;
+                known.binary_search_by(|other| other.name.as_str().cmp(name)).is_ok()
+            };
+            let left = self.served(earlier).filter(|backend| {
+                !stays(&backend.name) && self.serves(earlier, backend) && self.usable_way(backend).is_ok()
+            });
+            let left: Vec<Backend> = left.cloned().collect();
+            if !left.is_empty() {
+                leaving.insert(service.key(), left);
+            }
+        }
+        leaving
+    }
+
+    /// All that a service's packets may go to: its backends, and those that left it and still have flows.
+    pub fn served<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Backend> {
+        service.backends.iter().chain(self.leaving(service.key()))
+    }
+
+    /// The backends that left a service and still have flows.
+    pub fn leaving(&self, key: ServiceKey) -> &[Backend] {
+        self.leaving.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Lets go of backends that left a service and have no flow any more.
+    pub fn dismiss(&mut self, key: ServiceKey, gone: impl Fn(&Backend) -> bool) {
+        if let Some(backends) = self.leaving.get_mut(&key) {
+            backends.retain(|backend| !gone(backend));
+            if backends.is_empty() {
+                self.leaving.remove(&key);
+            }
+        }
+    }
+
+    /// Lets go of all backends that left: there is no room for them, or nothing is remembered any more.
+    pub fn dismiss_all(&mut self) {
+        self.leaving.clear();
+    }
+
     /// Every backend's address.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         self.model
             .services
             .iter()
-            .flat_map(|service| &service.backends)
+            .flat_map(|service| self.served(service))
             .map(|backend| backend.address)
             .collect()
     }
@@ -148,9 +213,7 @@ impl World {
             self.ways.insert(address, way);
         }
         let concerned = |service: &&Service| {
-            service
-                .backends
-                .iter()
+            self.served(service)
                 .any(|backend| changed.contains(&backend.address))
         };
         self.model
@@ -259,23 +322,27 @@ impl World {
     /// What the kernel should hold for a service.
     pub fn wanted(&self, service: &Service) -> Option<WantedService> {
         let ring = self.rings.get(&service.name)?;
-        let now: Vec<BackendNow> = service
+        let now = |backend| self.backend_or_last(service, backend);
+        let configured: Vec<BackendNow> = service.backends.iter().map(now).collect();
+        let mut wanted = wish::wanted(service, &ring.ring, &configured);
+        let leaving = self.leaving(service.key()).iter();
+        wanted
             .backends
-            .iter()
-            .map(|backend| {
-                self.backend_now(service, backend).unwrap_or_else(|_| {
-                    // Out, and its row keeps the last way: nothing points to it.
-                    let last = self.last_ways.get(&backend.address);
-                    let last = last.and_then(|way| self.rewrite_with(service, backend, way).ok());
-                    BackendNow {
-                        rewrite: last.and_then(|last| last.rewrite),
-                        share: Share::OUT,
-                        serves: false,
-                    }
-                })
-            })
-            .collect();
-        Some(wish::wanted(service, &ring.ring, &now))
+            .extend(leaving.map(|backend| wish::wanted_backend(backend, &now(backend))));
+        Some(wanted)
+    }
+
+    fn backend_or_last(&self, service: &Service, backend: &Backend) -> BackendNow {
+        self.backend_now(service, backend).unwrap_or_else(|_| {
+            // Out, and its row keeps the last way: nothing points to it.
+            let last = self.last_ways.get(&backend.address);
+            let last = last.and_then(|way| self.rewrite_with(service, backend, way).ok());
+            BackendNow {
+                rewrite: last.and_then(|last| last.rewrite),
+                share: Share::OUT,
+                serves: false,
+            }
+        })
     }
 
     /// What the kernel should hold for all services.
@@ -350,6 +417,15 @@ impl World {
             overridden.map_or(backend.weight, |weight| weight.max(backend.weight))
         };
         service.backends.iter().map(weight).collect()
+    }
+}
+
+/// Whether flows of a service are ever remembered.
+fn remembers(service: &Service) -> bool {
+    match service.tracking {
+        Tracking::Never => false,
+        Tracking::Adaptive => service.protocol == Protocol::Tcp,
+        Tracking::Always => true,
     }
 }
 
