@@ -10,3 +10,4 @@ mod kernel_answers;
 mod mutations;
 mod reference;
 mod sweep;
+mod tracking;
