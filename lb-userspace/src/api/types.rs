@@ -182,6 +182,12 @@ pub struct ServiceDetail {
     pub hash: HashInput,
     /// Which flows are remembered while slots change owner.
     pub tracking: Tracking,
+    /// Slots that have changed owner within the drain time, while the old owner serves.
+    pub slots_moving: u32,
+    /// Slots that have done so before, and whose flows may still be remembered; all of them if every flow is.
+    pub slots_settled: u32,
+    /// Flows that were remembered when the flow table was last read: every few seconds, and only while a slot is not at rest.
+    pub flows_remembered: u64,
     /// How its backends are checked; nothing: they are always up.
     pub check: Option<Check>,
     /// Its backends, sorted by name.

@@ -193,6 +193,8 @@ impl Daemon {
         let layout = self.kernel.layout();
         let pairs = self.pairs_of(service, &layout).map_err(internal)?;
         let slots = self.slots_of(service, &layout);
+        let (slots_moving, slots_settled) = self.restless_of(service, &layout);
+        let remembered = self.transitions.remembered.get(&super::sweep::tag(service.key()));
         let backends = pairs
             .iter()
             .map(|(backend, counter)| self.detail(service, backend, *counter, &slots))
@@ -206,6 +208,9 @@ impl Daemon {
             ring_size: service.ring_size,
             hash: service.hash.into(),
             tracking: service.tracking.into(),
+            slots_moving,
+            slots_settled,
+            flows_remembered: remembered.copied().unwrap_or(0),
             check: service.health.as_ref().map(Check::from),
             backends,
             packets: pairs.iter().map(|(_, counter)| counter.packets).sum(),
@@ -414,6 +419,19 @@ impl Daemon {
             }
         }
         counts
+    }
+
+    /// How many slots are moving, and how many are settled.
+    fn restless_of(&self, service: &model::Service, layout: &Layout) -> (u32, u32) {
+        let (mut moving, mut settled) = (0, 0);
+        if let Some(InstalledService { entry, .. }) = layout.services.get(&service.key()) {
+            for n in 0..entry.ring_size {
+                let slot = self.kernel.balancer.tables.slot(entry.ring_base() + n);
+                settled += u32::from(slot.is_settled());
+                moving += u32::from(!slot.is_stable() && !slot.is_settled());
+            }
+        }
+        (moving, settled)
     }
 
     /// How many backends of a service are in which state.

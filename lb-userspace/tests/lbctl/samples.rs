@@ -228,6 +228,9 @@ pub(crate) fn service() -> ServiceDetail {
         ring_size: 65_537,
         hash: HashInput::FiveTuple,
         tracking: Tracking::Adaptive,
+        slots_moving: 1_311,
+        slots_settled: 20_536,
+        flows_remembered: 8_402,
         check: Some(Check {
             kind: "http".to_owned(),
             target: Some("/healthz".to_owned()),

@@ -67,6 +67,16 @@ pub fn service(service: &ServiceDetail, view: &View) -> String {
         service.hash, service.tracking
     );
     text.push_str(&view.paragraph(Tone::Plain, "", "  ", &settings));
+    let (moving, settled) = (service.slots_moving, service.slots_settled);
+    if moving > 0 || settled > 0 || service.flows_remembered > 0 {
+        let changing = format!(
+            "{} slots are moving, {} settled; {} flows are remembered",
+            grouped(moving.into()),
+            grouped(settled.into()),
+            grouped(service.flows_remembered)
+        );
+        text.push_str(&view.paragraph(Tone::Plain, "", "  ", &changing));
+    }
     text.push_str(&view.paragraph(Tone::Plain, "", "  ", &checks(service.check.as_ref())));
     let serving = service.backends.iter().filter(|backend| backend.slots > 0).count();
     let tone = match serving {
