@@ -14,7 +14,7 @@ use lb_userspace::plan::make::plan;
 use lb_userspace::plan::transition::Rule;
 use lb_userspace::plan::{Scope, WantedBackend, WantedService};
 
-use crate::reference::{DROP, Outcome, PASS, World};
+use crate::reference::{DROP, Memory, Outcome, PASS, World};
 
 pub(crate) const SEED: u64 = 0x5EED;
 pub(crate) const CLIENT_V4: &str = "198.51.100.7";
@@ -26,7 +26,7 @@ pub(crate) const NOWHERE: u32 = 0x7FFF_FFF0;
 
 const NEXT_HOP: Mac = [2, 0, 0, 0, 0, 1];
 const OWN: Mac = [2, 0, 0, 0, 0, 2];
-const PRIME: u32 = 251;
+pub(crate) const PRIME: u32 = 251;
 
 /// The last byte of a service's address, by what becomes of its packets: 192.0.2.N and 2001:db8::N with N in hexadecimal
 /// digits as people write it in decimal (`::20` is number 20). Each has TCP port 80 and UDP port 53.
@@ -63,7 +63,7 @@ pub(crate) fn key(v6: bool, number: u8, tcp: bool) -> ServiceKey {
 }
 
 /// The ways to a backend: 10.0.0.N or 2001:db8:b::N (N in decimal digits as above).
-fn ways(v6: bool, last: u8) -> [Rewrite; 3] {
+pub(crate) fn ways(v6: bool, last: u8) -> [Rewrite; 3] {
     let inner = if v6 { FAMILY_V6 } else { FAMILY_V4 };
     let far = |digits: u8| {
         let mut address = [0x20, 0x01, 0x0D, 0xB8, 0, 0x0B, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -77,7 +77,7 @@ fn ways(v6: bool, last: u8) -> [Rewrite; 3] {
     ]
 }
 
-const fn leaving_by(rewrite: Rewrite, ifindex: u32) -> Rewrite {
+pub(crate) const fn leaving_by(rewrite: Rewrite, ifindex: u32) -> Rewrite {
     Rewrite { ifindex, ..rewrite }
 }
 
@@ -145,6 +145,8 @@ pub(crate) struct Edge {
     devices: Vec<u32>,
     counts: [u64; Reason::COUNT],
     runs: u64,
+    /// Empty: no slot here is unstable.
+    memory: Memory,
 }
 
 impl Edge {
@@ -181,6 +183,7 @@ impl Edge {
             devices: other.into_iter().collect(),
             counts: [0; Reason::COUNT],
             runs: 0,
+            memory: Memory::default(),
         }
     }
 
@@ -209,6 +212,8 @@ impl Edge {
             keys: HashKeys::from_seed(SEED),
             ingress: LOOPBACK,
             devices: &self.devices,
+            memory: &self.memory,
+            now: 0,
         };
         world.outcome(frame)
     }

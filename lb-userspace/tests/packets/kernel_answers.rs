@@ -17,7 +17,7 @@ fn packet(v6: bool, number: u8) -> Packet {
 }
 
 /// Index of one end of a veth pair, in a network namespace that is this thread's own and goes with it.
-fn interface() -> u32 {
+pub(crate) fn interface() -> u32 {
     unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: needs root");
     let made = Command::new("ip")
         .args(["link", "add", "lb0", "type", "veth", "peer", "name", "lb1"])

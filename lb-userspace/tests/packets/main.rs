@@ -5,6 +5,7 @@
 
 mod bad_frames;
 mod by_hand;
+mod differential;
 mod edge;
 mod kernel_answers;
 mod mutations;

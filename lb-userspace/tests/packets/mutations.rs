@@ -39,7 +39,7 @@ fn program_and_model_agree() {
     }
 }
 
-fn frame(rng: &mut Rng) -> Vec<u8> {
+pub(crate) fn frame(rng: &mut Rng) -> Vec<u8> {
     let mut frame = match rng.u8(..20) {
         0 => (0..rng.usize(14..200)).map(|_| rng.u8(..)).collect(),
         1 => long(rng),
@@ -114,7 +114,7 @@ fn long(rng: &mut Rng) -> Vec<u8> {
     packet.payload_len(rng.usize(65_450..=65_507)).build()
 }
 
-fn mutate(rng: &mut Rng, frame: &mut Vec<u8>) {
+pub(crate) fn mutate(rng: &mut Rng, frame: &mut Vec<u8>) {
     // Most of what matters is in the headers.
     let near = frame.len().min(80);
     let at = rng.usize(..near);

@@ -3,12 +3,16 @@
 //! The slow and obvious way where the program has a fast one: services are searched for, not looked up in two places; headers
 //! are put in front of a copy, not written over the frame.
 
+mod memory;
+
 use lb_common::encap::{ETH_LEN, LONGEST_IN_IPV4, LONGEST_IN_IPV6, ipv4_header, ipv6_header};
 use lb_common::hash::{HashKeys, flow_hash, slot};
-use lb_common::map::{Mode, NOBODY, Rewrite, ServiceEntry, ServiceKey, flag};
+use lb_common::map::{BackendNumber, Mode, NOBODY, Rewrite, ServiceEntry, ServiceKey, Slot, flag};
 use lb_common::parse::{Flow, parse};
 use lb_common::reason::{Fate, Reason};
 use lb_userspace::bpf::tables::Tables;
+
+pub(crate) use memory::{Change, Memory, Way};
 
 /// `XDP_DROP` of `linux/bpf.h`.
 pub(crate) const DROP: u32 = 1;
@@ -29,6 +33,10 @@ pub(crate) struct World<'a> {
     pub(crate) ingress: u32,
     /// The interfaces that packets may be redirected to.
     pub(crate) devices: &'a [u32],
+    /// The flows that are remembered.
+    pub(crate) memory: &'a Memory,
+    /// The time (`lb_common::map::time_unit`).
+    pub(crate) now: u32,
 }
 
 /// What the program should make of a frame.
@@ -42,28 +50,58 @@ pub(crate) struct Outcome {
     pub(crate) counted: Option<(u32, u32)>,
     /// The frame as it leaves; of a dropped one nothing is said.
     pub(crate) frame: Vec<u8>,
+    /// What is remembered of it, whatever became of it.
+    pub(crate) change: Change,
 }
 
 impl World<'_> {
     /// Says what should become of a frame.
     pub(crate) fn outcome(&self, frame: &[u8]) -> Outcome {
-        match self.forward(frame) {
-            Ok(outcome) => outcome,
+        let mut change = Change::default();
+        match self.forward(frame, &mut change) {
+            Ok(outcome) => Outcome { change, ..outcome },
             Err(reason) => Outcome {
                 verdict: if reason.fate() == Fate::Dropped { DROP } else { PASS },
                 reason,
                 counted: None,
                 frame: frame.to_vec(),
+                change,
             },
         }
     }
 
-    fn forward(&self, frame: &[u8]) -> Result<Outcome, Reason> {
-        let candidate = parse(frame)?;
-        let service = self.service(candidate.key).ok_or(Reason::NotAVip)?;
-        let flow = candidate.complete(frame)?;
-        let hash = self.hash(&service, &flow);
-        let row_index = self.row_of(&service, hash)?;
+    /// Says what a look-up should answer: a row, or why there is none.
+    pub(crate) fn answer(&self, frame: &[u8]) -> Result<u32, Reason> {
+        let Found {
+            service, hash, slot, ..
+        } = self.find(frame)?;
+        self.row_of(&service, self.peek(frame, &service, slot, hash))
+    }
+
+    /// What a frame meets, for people.
+    pub(crate) fn describe(&self, frame: &[u8]) -> String {
+        match self.find(frame) {
+            Ok(found) => {
+                let known = self.memory.flows.get(&found.hash);
+                format!(
+                    "{:?}, hash {:#x}, {:?}, remembered {known:?}",
+                    found.service, found.hash, found.slot
+                )
+            }
+            Err(reason) => reason.name().to_owned(),
+        }
+    }
+
+    fn forward(&self, frame: &[u8], change: &mut Change) -> Result<Outcome, Reason> {
+        let Found {
+            service,
+            flow,
+            hash,
+            slot,
+        } = self.find(frame)?;
+        let (number, changed) = self.owner(frame, &service, slot, hash);
+        *change = changed;
+        let row_index = self.row_of(&service, number)?;
         let row = self.tables.row(row_index);
         let rewrite = row.rewrites[row.active as usize & 1];
         let out = rewritten(frame, &rewrite, &flow, hash)?;
@@ -78,6 +116,24 @@ impl World<'_> {
             reason: Reason::Forwarded,
             counted: Some((row_index, flow.length)),
             frame: out,
+            change: Change::default(),
+        })
+    }
+
+    fn find(&self, frame: &[u8]) -> Result<Found, Reason> {
+        let candidate = parse(frame)?;
+        let service = self.service(candidate.key).ok_or(Reason::NotAVip)?;
+        let flow = candidate.complete(frame)?;
+        let hash = self.hash(&service, &flow);
+        let position = service.ring_base() + slot(hash, service.ring_size);
+        if position >= self.tables.lengths().slots {
+            return Err(Reason::BrokenTable);
+        }
+        Ok(Found {
+            service,
+            flow,
+            hash,
+            slot: self.tables.slot(position),
         })
     }
 
@@ -103,24 +159,25 @@ impl World<'_> {
         flow_hash(&self.keys, service.salt, flow.v6, high, low, port)
     }
 
-    fn row_of(&self, service: &ServiceEntry, hash: u64) -> Result<u32, Reason> {
-        let lengths = self.tables.lengths();
-        let position = service.ring_base() + slot(hash, service.ring_size);
-        if position >= lengths.slots {
-            return Err(Reason::BrokenTable);
+    fn row_of(&self, service: &ServiceEntry, number: BackendNumber) -> Result<u32, Reason> {
+        if number == NOBODY {
+            return Err(Reason::NoBackend);
         }
-        match self.tables.slot(position).current() {
-            NOBODY => Err(Reason::NoBackend),
-            number => {
-                let row = service.backend_base() + u32::from(number);
-                if row < lengths.rows {
-                    Ok(row)
-                } else {
-                    Err(Reason::BrokenTable)
-                }
-            }
+        let row = service.backend_base() + u32::from(number);
+        if row < self.tables.lengths().rows {
+            Ok(row)
+        } else {
+            Err(Reason::BrokenTable)
         }
     }
+}
+
+/// What a frame's flow has.
+struct Found {
+    service: ServiceEntry,
+    flow: Flow,
+    hash: u64,
+    slot: Slot,
 }
 
 fn rewritten(frame: &[u8], rewrite: &Rewrite, flow: &Flow, hash: u64) -> Result<Vec<u8>, Reason> {

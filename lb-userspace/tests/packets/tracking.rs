@@ -84,19 +84,26 @@ impl Bench {
         let count = |row| self.balancer.raw_pair(row).unwrap().packets;
         let before: Vec<u64> = (0..2 * self.rows).map(count).collect();
         let dropped = self.balancer.reasons().unwrap()[Reason::NoBackend as usize];
+        self.balancer.run_balance(frame).unwrap();
+        // Asked afterwards: a flow that is not remembered yet is taken for one that begins.
         let memory = self.memory();
         let asked = self.balancer.run_lookup(frame).unwrap();
         assert_eq!(self.memory(), memory, "a lookup is remembered");
-        self.balancer.run_balance(frame).unwrap();
         let asked = asked.map_or(NOBODY, |row| (row % self.rows) as BackendNumber);
         let went = (0..2 * self.rows).find(|row| count(*row) > before[*row as usize]);
         let Some(row) = went else {
-            assert_eq!(self.balancer.reasons().unwrap()[Reason::NoBackend as usize], dropped + 1);
+            assert_eq!(
+                self.balancer.reasons().unwrap()[Reason::NoBackend as usize],
+                dropped + 1
+            );
             assert_eq!(asked, NOBODY, "the lookup says otherwise");
             return NOBODY;
         };
         let number = (row % self.rows) as BackendNumber;
-        assert!(asked == number || self.bounded(), "the lookup says {asked}, the packet went to {number}");
+        assert!(
+            asked == number || self.bounded(),
+            "the lookup says {asked}, the packet went to {number}"
+        );
         number
     }
 
@@ -143,7 +150,10 @@ fn data(port: u16) -> Vec<u8> {
 }
 
 fn segment(port: u16, flags: u8) -> Vec<u8> {
-    Packet::ip("198.51.100.7", "192.0.2.10").tcp(port, 80).flags(flags).build()
+    Packet::ip("198.51.100.7", "192.0.2.10")
+        .tcp(port, 80)
+        .flags(flags)
+        .build()
 }
 
 fn datagram(port: u16) -> Vec<u8> {
@@ -153,15 +163,26 @@ fn datagram(port: u16) -> Vec<u8> {
 #[test]
 fn a_stable_slot_remembers_nothing() {
     let bench = Bench::new(Slot::stable(OLD));
-    assert_eq!((bench.goes(&syn(1)), bench.goes(&data(1)), bench.goes(&data(2))), (OLD, OLD, OLD));
+    assert_eq!(
+        (bench.goes(&syn(1)), bench.goes(&data(1)), bench.goes(&data(2))),
+        (OLD, OLD, OLD)
+    );
     assert!(bench.remembered().is_empty());
 }
 
 #[test]
 fn a_moving_slot_keeps_what_was_and_sends_on_what_comes() {
     let bench = Bench::new(Slot::moving(NEW, OLD));
-    assert_eq!((bench.goes(&syn(1)), bench.goes(&data(1))), (NEW, NEW), "a new connection");
-    assert_eq!((bench.goes(&data(2)), bench.goes(&data(2))), (OLD, OLD), "one from before");
+    assert_eq!(
+        (bench.goes(&syn(1)), bench.goes(&data(1))),
+        (NEW, NEW),
+        "a new connection"
+    );
+    assert_eq!(
+        (bench.goes(&data(2)), bench.goes(&data(2))),
+        (OLD, OLD),
+        "one from before"
+    );
     // A SYN and an ACK answer a client's SYN: not the beginning of a connection to us.
     assert_eq!(bench.goes(&segment(3, tcp::SYN | tcp::ACK)), OLD);
     assert_eq!(bench.remembered(), [OLD, OLD, NEW]);
@@ -180,7 +201,10 @@ fn a_settled_slot_follows_memory_and_makes_none() {
     let bench = Bench::new(Slot::moving(NEW, OLD));
     assert_eq!(bench.goes(&data(1)), OLD);
     bench.all_slots(Slot::settled(NEW));
-    assert_eq!((bench.goes(&data(1)), bench.goes(&data(2)), bench.goes(&syn(3))), (OLD, NEW, NEW));
+    assert_eq!(
+        (bench.goes(&data(1)), bench.goes(&data(2)), bench.goes(&syn(3))),
+        (OLD, NEW, NEW)
+    );
     assert_eq!(bench.remembered(), [OLD]);
 }
 
@@ -192,7 +216,10 @@ fn memory_of_one_that_does_not_serve_does_not_count() {
     bench.all_slots(Slot::settled(NEW));
     assert_eq!(bench.goes(&data(1)), NEW);
     // Another backend under that number, later.
-    bench.balancer.tables.fill_row(u32::from(OLD), 99, backend(9).rewrite, true);
+    bench
+        .balancer
+        .tables
+        .fill_row(u32::from(OLD), 99, backend(9).rewrite, true);
     assert_eq!(bench.goes(&data(1)), NEW);
 }
 
@@ -234,6 +261,9 @@ fn a_client_that_is_hashed_whole_has_one_memory() {
     let bench = Bench::with(Slot::moving(NEW, OLD), flag::HASH_ADDRESS, PLENTY);
     assert_eq!(bench.goes(&data(1)), OLD);
     // Its next connection, too: the two share an entry, and the first must not break.
-    assert_eq!((bench.goes(&syn(2)), bench.goes(&data(2)), bench.goes(&data(1))), (OLD, OLD, OLD));
+    assert_eq!(
+        (bench.goes(&syn(2)), bench.goes(&data(2)), bench.goes(&data(1))),
+        (OLD, OLD, OLD)
+    );
     assert_eq!(bench.remembered(), [OLD]);
 }
