@@ -11,6 +11,7 @@ pub mod config;
 pub mod daemon;
 pub mod frames;
 pub mod health;
+pub mod journal;
 pub mod model;
 pub mod netlink;
 pub mod object;

@@ -40,7 +40,10 @@ fn rolling_a_pool_breaks_nothing() -> Result<()> {
     let adaptive = roll("adaptive", connections)?;
     let never = roll("never", connections)?;
     println!("{adaptive}\n{never}");
-    ensure!(never.broken.len() > connections / 10, "too few for the test to mean something: {never}");
+    ensure!(
+        never.broken.len() > connections / 10,
+        "too few for the test to mean something: {never}"
+    );
     ensure!(adaptive.broken.is_empty(), "{adaptive}");
     Ok(())
 }
@@ -108,7 +111,10 @@ fn roll(tracking: &str, connections: usize) -> Result<Outcome> {
     let sum: u64 = reasons.values().filter_map(Value::as_u64).sum();
     ensure!(stats["received"].as_u64() == Some(sum), "{stats}");
     let forwarded = stats["services"][0]["packets"].as_u64().unwrap_or(0);
-    ensure!(forwarded > syns / 2 + requests, "the flood did not come through: {syns} SYNs, {stats}");
+    ensure!(
+        forwarded > syns / 2 + requests,
+        "the flood did not come through: {syns} SYNs, {stats}"
+    );
     Ok(Outcome {
         tracking: tracking.to_owned(),
         connections,
@@ -132,7 +138,11 @@ fn file(net: &Topology, tracking: &str, without: Option<&str>) -> String {
     for backend in net.backends.iter().filter(|backend| Some(backend.name()) != without) {
         let address = backend.address(Family::V4);
         // Writing to a string cannot fail.
-        _ = write!(text, "\n[[service.backend]]\nname = \"{}\"\naddress = \"{address}\"\n", backend.name());
+        _ = write!(
+            text,
+            "\n[[service.backend]]\nname = \"{}\"\naddress = \"{address}\"\n",
+            backend.name()
+        );
     }
     text
 }
@@ -165,7 +175,8 @@ impl Talk {
         for _ in 0..ASKING_THREADS {
             let mine: Vec<_> = sessions.by_ref().take(share).collect();
             let (stop, requests) = (Arc::clone(&talk.stop), Arc::clone(&talk.requests));
-            talk.workers.push(client.thread(move || keep_asking(mine, &stop, &requests))?);
+            talk.workers
+                .push(client.thread(move || keep_asking(mine, &stop, &requests))?);
         }
         Ok(talk)
     }
@@ -224,7 +235,9 @@ impl Flood {
     /// How many were sent.
     fn stop(self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
-        self.worker.join().map_err(|_| anyhow!("the flood panicked, see above"))?
+        self.worker
+            .join()
+            .map_err(|_| anyhow!("the flood panicked, see above"))?
     }
 }
 
@@ -238,7 +251,9 @@ fn send_syns(stop: &AtomicBool) -> Result<u64> {
         let due = start.elapsed().as_millis() as u64 * u64::from(SYNS_PER_SECOND) / 1000;
         while sent < due {
             let source = format!("198.18.{}.{}", sent / 250 % 250, sent % 250);
-            let packet = Packet::ip(&source, "192.0.2.10").tcp(1024 + (sent % 60_000) as u16, 80).flags(flag::SYN);
+            let packet = Packet::ip(&source, "192.0.2.10")
+                .tcp(1024 + (sent % 60_000) as u16, 80)
+                .flags(flag::SYN);
             if sendto(raw.as_raw_fd(), &packet.ip_bytes(), &target, MsgFlags::empty()).is_err() {
                 break;
             }

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::error::ApiError;
+use super::events::{Event, EventQuery};
 use super::report::{ApplyReport, BackendAction, BackendChanged, PlanReport};
 use super::types::{Lookup, ServiceDetail, ServiceSummary, Stats, Status};
 
@@ -113,6 +114,21 @@ impl Client {
         let source = encoded(&source.to_string());
         self.get(&format!("/v1/services/{}/lookup?source={source}", encoded(service)))
             .await
+    }
+
+    /// What has happened.
+    pub async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, ClientError> {
+        let parts = [
+            query.after.map(|after| format!("after={after}")),
+            query.since_unix_ms.map(|since| format!("since_unix_ms={since}")),
+            query
+                .service
+                .as_ref()
+                .map(|service| format!("service={}", encoded(service))),
+            query.limit.map(|limit| format!("limit={limit}")),
+        ];
+        let query: Vec<String> = parts.into_iter().flatten().collect();
+        self.get(&format!("/v1/events?{}", query.join("&"))).await
     }
 
     /// What a configuration would change; `file` is its name for messages.

@@ -5,6 +5,7 @@
 //! | [`types`] | what the daemon shows of itself: status, services, counters |
 //! | [`names`] | the words from closed lists in them: protocols, modes, states |
 //! | [`report`] | what would change, what has changed, what is wrong with a file |
+//! | [`events`] | what has happened |
 //! | [`error`] | every failure, as the daemon says it and as a client reads it |
 //! | [`socket`] | the socket in the file system: who may open it, and whose it is |
 //! | [`server`] | HTTP on one side, the daemon's single loop on the other |
@@ -15,6 +16,7 @@
 
 pub mod client;
 pub mod error;
+pub mod events;
 pub mod names;
 pub mod report;
 pub mod server;

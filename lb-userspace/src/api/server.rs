@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::MAX_REQUEST;
 use super::error::{ApiError, ErrorKind};
+use super::events::{Event, EventQuery};
 use super::report::{ApplyReport, BackendAction, BackendChanged, PlanReport};
 use super::socket::Bound;
 use super::types::{Lookup, ServiceDetail, ServiceSummary, Stats, Status};
@@ -49,6 +50,13 @@ pub enum Call {
         source: SocketAddr,
         /// For the answer.
         answer: Answer<Lookup>,
+    },
+    /// What has happened.
+    Events {
+        /// Which of it.
+        query: EventQuery,
+        /// For the answer.
+        answer: Answer<Vec<Event>>,
     },
     /// What a configuration would change.
     Plan {
@@ -131,6 +139,7 @@ fn router(calls: mpsc::Sender<Call>, timeouts: Timeouts) -> Router {
         .route("/v1/services/{service}/lookup", get(lookup))
         .route("/v1/services/{service}/backends/{backend}", post(backend))
         .route("/v1/stats", get(stats))
+        .route("/v1/events", get(events))
         .route("/v1/plan", post(plan))
         .route("/v1/apply", post(apply))
         .fallback(unknown_path)
@@ -215,6 +224,11 @@ async fn lookup(
         .map(Json)
 }
 
+async fn events(State(daemon): State<Loop>, query: Result<Query<EventQuery>, QueryRejection>) -> Handled<Vec<Event>> {
+    let Query(query) = query?;
+    daemon.read(|answer| Call::Events { query, answer }).await.map(Json)
+}
+
 #[derive(Deserialize)]
 struct FileQuery {
     file: Option<String>,
@@ -270,7 +284,7 @@ async fn backend(
 
 async fn unknown_path(request: Request) -> ApiError {
     let message = format!(
-        "there is no {}; the paths begin with /v1/status, /v1/services, /v1/stats, /v1/plan, /v1/apply",
+        "there is no {}; the paths begin with /v1/status, /v1/services, /v1/stats, /v1/events, /v1/plan, /v1/apply",
         request.uri().path()
     );
     ApiError::new(ErrorKind::NotFound, message)

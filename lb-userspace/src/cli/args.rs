@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -65,6 +66,21 @@ pub enum Verb {
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
               value_parser = clap::value_parser!(u64).range(1..=3600))]
         watch: Option<u64>,
+    },
+    /// Shows what has happened: one line for every change
+    Events {
+        /// Goes on with what happens from now on, until it is interrupted
+        #[arg(short, long)]
+        follow: bool,
+        /// Only what happened within this time, such as 10m or 2h
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        since: Option<Duration>,
+        /// Only what is about this service
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Only the latest so many; 0: all that the daemon has
+        #[arg(short = 'n', long, default_value_t = 100, value_name = "NUMBER")]
+        lines: usize,
     },
     /// Asks the loaded program which backend a flow has
     Lookup {
@@ -189,6 +205,11 @@ impl FromStr for BackendName {
             _ => Err("expected SERVICE/BACKEND, such as web/web-1".to_owned()),
         }
     }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    crate::config::duration(text)
+        .ok_or_else(|| format!("{text:?} is not a time: a number and ms, s, m or h, such as 10m or 1.5h"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! text, and knows neither socket nor terminal.
 
 pub mod args;
+mod events;
 mod output;
 pub mod render;
 mod watch;
@@ -113,6 +114,20 @@ async fn run(arguments: &Arguments, offline: Offline, printer: &Printer) -> Resu
             printer.print(&client.stats().await?, |stats, view| render::stats(stats, None, view))?
         }
         Verb::Stats { watch: Some(seconds) } => watch::stats(&client, *seconds, printer).await?,
+        Verb::Events {
+            follow,
+            since,
+            service,
+            lines,
+        } => {
+            events::show(
+                &client,
+                &events::Wish::new(*since, service.clone(), *lines),
+                *follow,
+                printer,
+            )
+            .await?
+        }
         Verb::Lookup { service, src } => printer.print(&client.lookup(service, *src).await?, render::lookup)?,
         Verb::Simulate(simulation) => simulate(simulation, offline, printer)?,
         Verb::Completions { shell } => {

@@ -85,6 +85,11 @@ fn read(path: &Path) -> Result<Vec<u8>, Problem> {
     Ok(bytes)
 }
 
+/// A number and its unit, as durations stand in the file: `200ms`, `1.5s`, `10m`, `2h`.
+pub fn duration(text: &str) -> Option<Duration> {
+    scalar::duration(text)?
+}
+
 /// As [`parse`]; bytes that are not UTF-8 are an error at the first of them.
 pub fn parse_bytes(bytes: &[u8], file_name: &str) -> Result<Parsed, Errors> {
     match std::str::from_utf8(bytes) {

@@ -238,7 +238,7 @@ fn u64_of(integer: &DeInteger<'_>) -> Option<u64> {
 }
 
 /// Nothing if it is not a duration at all; `Some(None)` if it is longer than can be held.
-fn duration(text: &str) -> Option<Option<Duration>> {
+pub(super) fn duration(text: &str) -> Option<Option<Duration>> {
     let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic())?);
     let nanoseconds: u64 = match unit {
         "ms" => 1_000_000,

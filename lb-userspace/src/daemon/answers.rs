@@ -39,6 +39,7 @@ impl Daemon {
             Call::Services(answer) => answer.send(self.services()),
             Call::Service { name, answer } => answer.send(self.service_detail(&name)),
             Call::Stats(answer) => answer.send(self.stats()),
+            Call::Events { query, answer } => answer.send(Ok(self.journal.select(&query))),
             Call::Lookup {
                 service,
                 source,
@@ -87,6 +88,7 @@ impl Daemon {
                 .as_ref()
                 .map(|why| format!("the kernel does not hold what is wanted: {why}")),
         );
+        warnings.extend(self.journal.problem());
         warnings.extend(self.config_warnings.iter().cloned());
         let slots = self
             .world

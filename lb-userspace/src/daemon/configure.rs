@@ -10,9 +10,11 @@ use super::Daemon;
 use super::state::{Applied, State};
 use super::world::World;
 use crate::api::error::{ApiError, ErrorKind};
+use crate::api::events::{Cause, EventKind};
 use crate::api::report::{ApplyReport, Finding, PlanReport};
 use crate::api::types::{Acceptance, ConfigSource};
 use crate::config::{self, ConfigError, finding};
+use crate::journal::Note;
 use crate::model::Model;
 use crate::netlink::Watcher;
 use crate::plan::{Plan, Scope, WantedService, Write};
@@ -42,6 +44,24 @@ impl Daemon {
         file: Option<&str>,
         by: Acceptance,
     ) -> Result<ApplyReport, ApiError> {
+        let done = self.try_config(toml, file, by).await;
+        let cause = if by == Acceptance::Apply {
+            Cause::Operator
+        } else {
+            Cause::File
+        };
+        match &done {
+            Ok(report) => {
+                let note = Note::new(EventKind::ConfigApplied, cause);
+                let (before, after) = (report.generation.saturating_sub(1), report.generation);
+                self.tell(note.change(before, after).because(file.unwrap_or("standard input")));
+            }
+            Err(refused) => self.tell(Note::new(EventKind::ConfigRefused, cause).because(refused)),
+        }
+        done
+    }
+
+    async fn try_config(&mut self, toml: &str, file: Option<&str>, by: Acceptance) -> Result<ApplyReport, ApiError> {
         let begun = Instant::now();
         let candidate = self.candidate(toml, file)?;
         let report = self.report(&candidate);

@@ -9,6 +9,7 @@
 //! | `configure` | another configuration: plan, apply, report |
 //! | `operator` | drain, disable, weight |
 //! | `answers` | what the API shows |
+//! | `tell` | what has happened, as events |
 //! | `rates` | packets per second |
 //! | `sweep` | slots that changed owner, on their way back to rest |
 
@@ -20,6 +21,7 @@ mod rates;
 mod start;
 pub mod state;
 mod sweep;
+mod tell;
 pub mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,11 +30,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info};
 
+use crate::api::events::{Cause, EventKind};
 use crate::api::server::Call;
 use crate::api::types::ConfigSource;
-use crate::health::{Checker, HealthEvent, State as Health, Target, TargetId};
+use crate::health::{Checker, HealthEvent, State as Health, Target, TargetId, Transition};
+use crate::journal::{Journal, Note};
 use crate::model::Service;
 use crate::netlink::{Answer, Watcher};
 use crate::plan::Scope;
@@ -79,6 +83,8 @@ struct Daemon {
     file_hash: u64,
     rates: Rates,
     transitions: Transitions,
+    /// What has happened.
+    journal: Journal,
     /// For threads that report to the loop.
     events: mpsc::UnboundedSender<Event>,
     started: Instant,
@@ -131,7 +137,8 @@ impl Daemon {
         None
     }
 
-    fn farewell(&self, reason: &str) {
+    fn farewell(&mut self, reason: &str) {
+        self.tell(Note::new(EventKind::DaemonStopped, Cause::Daemon).because(reason));
         info!(
             reason,
             "stopping; the kernel goes on balancing with what it has, `lbd detach` would end that"
@@ -142,7 +149,7 @@ impl Daemon {
         let HealthEvent {
             id,
             address,
-            transition,
+            transition: Transition { from, to },
             reason,
             ..
         } = event;
@@ -158,21 +165,19 @@ impl Daemon {
         if service.health.is_none() || !same(address.ip()) {
             return;
         }
-        let (from, to) = (transition.from, transition.to);
-        match to {
-            Health::Down => warn!(service = %id.service, backend = %id.backend, %from, %to, %reason, "backend is down"),
-            _ => info!(service = %id.service, backend = %id.backend, %from, %to, %reason, "backend is {to}"),
-        }
+        let kind = match to {
+            Health::Down => EventKind::BackendDown,
+            Health::Up | Health::Starting => EventKind::BackendUp,
+        };
+        let note = Note::new(kind, Cause::Check).backend(&id.service, &id.backend);
+        self.tell(note.change(from, to).because(reason));
         self.stale.insert(id.service.to_string());
         self.world.health.insert(id, to);
     }
 
     fn note_ways(&mut self, ways: Vec<(IpAddr, Answer)>) {
         for (address, way) in &ways {
-            match way {
-                Ok(way) => debug!(%address, ?way, "way found"),
-                Err(unreachable) => warn!(%address, %unreachable, "no way to a backend"),
-            }
+            self.tell_of_way(*address, way);
         }
         let concerned = self.world.set_ways(ways);
         self.stale.extend(concerned);
@@ -216,12 +221,14 @@ impl Daemon {
                     .extend(wanted.iter().map(|service| service.key));
                 self.stale.retain(|name| !ready.contains(name));
                 self.held.retain(|name, _| !ready.contains(name));
-                self.stuck = None;
+                if self.stuck.take().is_some() {
+                    self.tell(Note::new(EventKind::KernelCaughtUp, Cause::Daemon));
+                }
             }
             Err(error) => {
                 // Tried again at the next event, a second from now at the latest.
                 if self.stuck.as_ref() != Some(&error) {
-                    error!(%error, "the kernel does not hold what is wanted");
+                    self.tell(Note::new(EventKind::KernelBehind, Cause::Daemon).because(&error));
                 }
                 self.stuck = Some(error);
             }

@@ -1,7 +1,5 @@
 //! The operator's word on a backend.
 
-use tracing::info;
-
 use super::Daemon;
 use super::configure::{refused, unix_ms};
 use super::state::Override;
@@ -20,7 +18,7 @@ impl Daemon {
         backend: &str,
         action: BackendAction,
     ) -> Result<BackendChanged, ApiError> {
-        self.find(service, backend)?;
+        let before = self.backend_detail(service, backend)?;
         if let BackendAction::Weight { weight } = action
             && weight > MOST_WEIGHT
         {
@@ -56,7 +54,7 @@ impl Daemon {
         self.world.populate_rings();
         self.stale.insert(service.to_owned());
         self.converge();
-        info!(service, backend, ?action, "operator");
+        self.tell_of_operator(service, backend, action, &before);
         let detail = self.backend_detail(service, backend)?;
         Ok(BackendChanged {
             service: service.to_owned(),

@@ -19,6 +19,7 @@ use super::state::{State, StateError, Store};
 use super::sweep::Transitions;
 use super::world::World;
 use super::{Daemon, Event, TICK};
+use crate::api::events::{Cause, EventKind};
 use crate::api::server::{self, Timeouts};
 use crate::api::socket::{self, SocketError};
 use crate::api::types::{Acceptance, ConfigSource};
@@ -26,6 +27,7 @@ use crate::bpf::instance::{Instance, InstanceError};
 use crate::bpf::links::{self, AttachError};
 use crate::config::{self, Errors, Parsed};
 use crate::health::{self, Checker, State as Health, TargetId};
+use crate::journal::{self, Journal, Note};
 use crate::model::{Backend, Model, Node, identity};
 use crate::netlink::{Answer, NetlinkError, Watcher};
 use crate::object;
@@ -55,6 +57,9 @@ pub enum DaemonError {
     /// The health checks.
     #[error(transparent)]
     Checks(#[from] health::StartError),
+    /// The file of events.
+    #[error("cannot remove the file of events: {0}")]
+    Events(io::Error),
     /// Signals.
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
@@ -147,6 +152,7 @@ async fn run_here(
         }
     };
 
+    let journal = Journal::open(&instance.state);
     let (events, receiver) = mpsc::unbounded_channel();
     let checker = Checker::start({
         let events = events.clone();
@@ -167,6 +173,7 @@ async fn run_here(
         file_hash,
         rates: Rates::default(),
         transitions: Transitions::of(services),
+        journal,
         events: events.clone(),
         started: Instant::now(),
         config_warnings: warnings.iter().map(|warning| warning.headline().to_string()).collect(),
@@ -193,6 +200,17 @@ async fn run_here(
     forward(calls, &events, Event::from);
     watch_signals(&events)?;
     let services = daemon.world.model.services.len();
+    let version = env!("CARGO_PKG_VERSION");
+    let taken_over = if daemon.kernel.taken_over() {
+        "took over what was installed"
+    } else {
+        "nothing was installed"
+    };
+    daemon.tell(
+        Note::new(EventKind::DaemonStarted, Cause::Daemon)
+            .change("", format!("lbd {version}"))
+            .because(taken_over),
+    );
     info!(generation, services, taken_over = daemon.kernel.taken_over(), socket = %socket.display(), "serving");
     daemon.serve(receiver).await;
     drop(stop);
@@ -277,6 +295,7 @@ pub fn detach() -> Result<usize, DaemonError> {
     let instance = Instance::find()?;
     let detached = super::kernel::detach(&instance)?;
     Store::in_folder(&instance.state).remove()?;
+    journal::remove(&instance.state).map_err(DaemonError::Events)?;
     instance.tidy();
     Ok(detached)
 }

@@ -212,10 +212,7 @@ impl World {
             changed.insert(address);
             self.ways.insert(address, way);
         }
-        let concerned = |service: &&Service| {
-            self.served(service)
-                .any(|backend| changed.contains(&backend.address))
-        };
+        let concerned = |service: &&Service| self.served(service).any(|backend| changed.contains(&backend.address));
         self.model
             .services
             .iter()

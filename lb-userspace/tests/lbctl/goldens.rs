@@ -105,6 +105,12 @@ fn a_service_without_backends_or_checks() {
 }
 
 #[test]
+fn events() {
+    table("events", |view| render::events(&samples::events(), view));
+    json("events", &samples::events()[..2].to_vec());
+}
+
+#[test]
 fn stats() {
     table("stats", |view| render::stats(&samples::stats(), None, view));
     let mut shown = samples::stats();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use lb_common::reason::Reason;
+use lb_userspace::api::events::*;
 use lb_userspace::api::report::*;
 use lb_userspace::api::types::*;
 
@@ -251,6 +252,54 @@ pub(crate) fn service() -> ServiceDetail {
         backends: vec![up, down, reweighted, draining],
         rate: rate(771_890.0),
     }
+}
+
+pub(crate) fn events() -> Vec<Event> {
+    let event = |id, ago, kind: EventKind, backend: Option<&str>, from: &str, to: &str, why: &str, by| Event {
+        id,
+        at_unix_ms: NOW - ago,
+        kind,
+        severity: kind.severity(),
+        service: Some("web".to_owned()),
+        backend: backend.map(str::to_owned),
+        from: from.to_owned(),
+        to: to.to_owned(),
+        why: why.to_owned(),
+        by,
+    };
+    let web = Some("web-2");
+    vec![
+        event(
+            41,
+            42_310,
+            EventKind::BackendDown,
+            web,
+            "up",
+            "down",
+            "connection refused",
+            Cause::Check,
+        ),
+        event(
+            42,
+            42_309,
+            EventKind::PanicOn,
+            None,
+            "normal",
+            "panic",
+            "1 of 4 backends are healthy, fewer than 50 %: all are used",
+            Cause::Policy,
+        ),
+        event(
+            43,
+            3_000,
+            EventKind::BackendEnabled,
+            Some("web-4"),
+            "draining",
+            "enabled",
+            "",
+            Cause::Operator,
+        ),
+    ]
 }
 
 pub(crate) fn stats() -> Stats {

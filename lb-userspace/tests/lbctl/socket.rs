@@ -6,6 +6,7 @@ use std::time::Duration;
 use lb_userspace::api::MAX_REQUEST;
 use lb_userspace::api::client::{Client, ClientError};
 use lb_userspace::api::error::{ApiError, ErrorKind};
+use lb_userspace::api::events::EventQuery;
 use lb_userspace::api::report::BackendAction;
 use lb_userspace::api::server::{Call, Timeouts, serve};
 use lb_userspace::api::socket::bind;
@@ -97,6 +98,12 @@ fn answer(call: Call) {
             (lookup.service, lookup.source) = (service, source);
             answer.send(Ok(lookup));
         }
+        Call::Events { query, answer } => {
+            let mut events = samples::events();
+            // Says back what it was asked.
+            events[0].why = serde_json::to_string(&query).expect("plain data");
+            answer.send(Ok(events));
+        }
         Call::Plan { toml, answer, .. } if toml.contains("wrong") => {
             answer.send(Err(ApiError::invalid_config("edge.toml", samples::check().errors)));
         }
@@ -145,6 +152,15 @@ async fn every_request_reaches_the_loop_and_comes_back() {
     let source = "[2001:db8::7]:40000".parse().expect("an address");
     let lookup = client.lookup("a b/c?d&e=ü", source).await.expect("answered");
     assert_eq!((lookup.service.as_str(), lookup.source), ("a b/c?d&e=ü", source));
+
+    let query = EventQuery {
+        after: Some(7),
+        since_unix_ms: Some(8),
+        service: Some("a b&c".to_owned()),
+        limit: Some(9),
+    };
+    let events = client.events(&query).await.expect("answered");
+    assert_eq!(events[0].why, serde_json::to_string(&query).expect("plain data"));
 
     let report = client
         .apply("12345".to_owned(), Some("/etc/a b&c.toml"))

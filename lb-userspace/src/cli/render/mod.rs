@@ -4,6 +4,7 @@
 //! cannot write to the operator's terminal as it likes.
 
 mod change;
+mod events;
 mod findings;
 mod service;
 mod stats;
@@ -12,6 +13,7 @@ mod table;
 mod units;
 
 pub use change::{apply, backend_changed, check, plan};
+pub use events::events;
 pub use findings::{Severity, failure, findings};
 pub use service::{lookup, service, services};
 pub use stats::{simulation, stats};

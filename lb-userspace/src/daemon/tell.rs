@@ -1,0 +1,83 @@
+//! What has happened, as events.
+
+use std::net::IpAddr;
+
+use tracing::debug;
+
+use super::Daemon;
+use super::configure::unix_ms;
+use crate::api::events::{Cause, EventKind};
+use crate::api::report::BackendAction;
+use crate::api::types::BackendDetail;
+use crate::journal::Note;
+use crate::netlink::Answer;
+
+/// An address in more places than this is told of once, for the node.
+const PLACES: usize = 16;
+
+impl Daemon {
+    /// Takes in an event.
+    pub(super) fn tell(&mut self, note: Note) {
+        self.journal.add(note, unix_ms());
+    }
+
+    /// Tells of a way that is lost or found again. One that only changes is for the log.
+    pub(super) fn tell_of_way(&mut self, address: IpAddr, way: &Answer) {
+        debug!(%address, ?way, "way");
+        let before = self.world.way(address);
+        let note = match (before, way) {
+            (Some(Ok(_)), Err(unreachable)) => Note::new(EventKind::WayLost, Cause::Network)
+                .change("reachable", "unreachable")
+                .because(unreachable),
+            (Some(Err(_)), Ok(way)) => Note::new(EventKind::WayFound, Cause::Network)
+                .change("unreachable", "reachable")
+                .because(format!("{address} by {}", way.neighbour)),
+            _ => return,
+        };
+        let mut places = Vec::new();
+        for service in &self.world.model.services {
+            let at = service.backends.iter().filter(|backend| backend.address == address);
+            places.extend(at.map(|backend| (service.name.clone(), backend.name.clone())));
+        }
+        if places.len() > PLACES {
+            let why = format!("{} in {} places", note.why, places.len());
+            return self.tell(note.because(why));
+        }
+        for (service, backend) in places {
+            self.tell(note.clone().backend(&service, &backend));
+        }
+    }
+
+    /// Tells of an operator's word that has been carried out.
+    pub(super) fn tell_of_operator(
+        &mut self,
+        service: &str,
+        backend: &str,
+        action: BackendAction,
+        before: &BackendDetail,
+    ) {
+        let (kind, from, to) = match action {
+            BackendAction::Drain => (
+                EventKind::BackendDraining,
+                before.admin.to_string(),
+                "draining".to_owned(),
+            ),
+            BackendAction::Disable => (
+                EventKind::BackendDisabled,
+                before.admin.to_string(),
+                "disabled".to_owned(),
+            ),
+            BackendAction::Enable => (
+                EventKind::BackendEnabled,
+                before.admin.to_string(),
+                "enabled".to_owned(),
+            ),
+            BackendAction::Weight { weight } => {
+                (EventKind::BackendWeight, before.weight.to_string(), weight.to_string())
+            }
+            BackendAction::Reset => (EventKind::BackendReset, String::new(), "as the file has it".to_owned()),
+        };
+        let note = Note::new(kind, Cause::Operator).backend(service, backend);
+        self.tell(note.change(from, to));
+    }
+}
