@@ -81,11 +81,18 @@ pub const fn slot(hash: u64, ring_size: u32) -> u32 {
 /// Not keyed: only the operator's own services are in the table.
 #[inline(always)]
 pub const fn service_places(key: ServiceKey, mask: u32) -> (u32, u32) {
+    let (first, second) = service_places_wide(key, mask as u64);
+    (first as u32, second as u32)
+}
+
+/// The same in the target's own words: where BPF has to make 32 bits of 64, it shifts twice.
+#[inline(always)]
+pub const fn service_places_wide(key: ServiceKey, mask: u64) -> (u64, u64) {
     // Fibonacci hashing: the low bits of a product depend on the low bits of the key alone, so they are not used.
     let x = key.address_high.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ key.address_low ^ (key.word as u64) << 32;
     let x = (x ^ x >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
     // Other bits of the same product would not do: neighbouring addresses that share the one place would share the other.
-    ((x >> 40) as u32 & mask, finish(x) as u32 & mask)
+    ((x >> 40) & mask, finish(x) & mask)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use bytemuck::{Pod, Zeroable};
 /// The version of everything in this module; it stands in the map `META`, so that a daemon knows what it finds.
 pub const ABI_VERSION: u32 = 1;
 
-/// The names of the maps, as the program's object file has them.
+/// The names of the maps, as the kernel shows them and the object file has those that it defines.
 pub mod name {
     /// Array of [`Meta`](super::Meta), one entry, written and read by userspace only.
     pub const META: &str = "META";
@@ -33,10 +33,6 @@ pub mod name {
     pub const INSERTS: &str = "INSERTS";
     /// Device map, hashed by interface index: where packets are redirected to.
     pub const DEVICES: &str = "DEVICES";
-    /// Load-time global: the length of `SERVICES` less one.
-    pub const SERVICE_MASK: &str = "SERVICE_MASK";
-    /// Load-time global: [`HashKeys`](crate::hash::HashKeys).
-    pub const HASH_KEYS: &str = "HASH_KEYS";
     /// Every map of the balancer that is pinned and taken over by the next daemon.
     pub const PINNED: [&str; 10] = [
         META, SERVICES, RING, BACKENDS, PAIRS, BASELINES, REASONS, FLOWS, INSERTS, DEVICES,

@@ -16,6 +16,10 @@ use crate::reason::Reason;
 
 /// A frame that can be read.
 pub trait Packet {
+    /// Whether only plain packets are wanted: IPv4 without options. Others are [`Reason::BadIpHeader`] then, for the caller to read
+    /// again in another way.
+    const PLAIN: bool = false;
+
     /// `N` bytes from `offset` on, or nothing if the directly readable part of the frame ends before.
     fn bytes<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
 
@@ -121,12 +125,20 @@ pub fn family<P: Packet + ?Sized>(packet: &P) -> Result<Family, Reason> {
 #[inline(always)]
 pub fn ipv4<P: Packet + ?Sized>(packet: &P) -> Result<Candidate<'_>, Reason> {
     let ip = packet.bytes::<{ Ipv4Hdr::LEN }>(ETH_LEN).ok_or(Reason::Truncated)?;
-    // Version 4 and a header of 5 to 15 words, in one comparison.
-    let words = load::<u8>(ip, offset_of!(Ipv4Hdr, vihl)).wrapping_sub(0x40);
-    if words.wrapping_sub(5) > 10 {
-        return Err(Reason::BadIpHeader);
-    }
-    let len = usize::from(words) * 4;
+    let vihl = load::<u8>(ip, offset_of!(Ipv4Hdr, vihl));
+    let len = if P::PLAIN {
+        if vihl != 0x45 {
+            return Err(Reason::BadIpHeader);
+        }
+        Ipv4Hdr::LEN
+    } else {
+        // Version 4 and a header of 5 to 15 words, in one comparison.
+        let words = vihl.wrapping_sub(0x40);
+        if words.wrapping_sub(5) > 10 {
+            return Err(Reason::BadIpHeader);
+        }
+        usize::from(words) * 4
+    };
     if load::<u16>(ip, offset_of!(Ipv4Hdr, frags)) & IPV4_FRAGMENT_BITS != 0 {
         return Err(Reason::Fragment);
     }

@@ -11,46 +11,99 @@ mod rewrite;
 mod tables;
 mod track;
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::hash::{flow_hash, slot};
-use lb_common::map::{BackendRow, NOBODY, ServiceEntry, flag};
-use lb_common::parse::{Candidate, Family, Flow, family, ipv4, ipv6};
+use lb_common::map::{BackendNumber, BackendRow, NOBODY, ServiceEntry, Slot, flag};
+use lb_common::parse::{Candidate, Family, Flow, Packet, family, ipv4, ipv6};
 use lb_common::reason::Reason;
 
-use crate::frame::Frame;
+use crate::frame::{Frame, Plain};
+use crate::tables::{Access, ByKey, LargeRing, Whole};
 
-/// The program that is attached to the interfaces.
+/// The program that is attached to the interfaces, for tables that are one value each.
 #[xdp(frags)]
 pub fn balance(ctx: XdpContext) -> u32 {
-    match forward(&ctx) {
-        Ok(action) => action,
-        Err(reason) => {
-            tables::count_reason(reason);
-            if reason.is_drop() { XDP_DROP } else { XDP_PASS }
-        }
+    first(&ctx, Whole)
+}
+
+/// The same for rings that are too long for one value.
+#[xdp(frags)]
+pub fn balance_large_ring(ctx: XdpContext) -> u32 {
+    first(&ctx, LargeRing)
+}
+
+/// The same for tables that are looked up by key.
+#[xdp(frags)]
+pub fn balance_by_key(ctx: XdpContext) -> u32 {
+    first(&ctx, ByKey)
+}
+
+/// Why a packet was not forwarded.
+enum Stop {
+    /// It is counted and passed or dropped.
+    For(Reason),
+    /// It is no plain packet of a slot at rest, and is read again by what knows all kinds.
+    Unusual,
+}
+
+impl From<Reason> for Stop {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Stop::For(reason)
     }
+}
+
+/// The short way, of nearly all packets. It calls nothing before the packet is chosen a backend: a call that might happen
+/// makes the compiler keep on the stack what it would keep in registers, for every packet.
+#[inline(always)]
+fn first<T: Tables>(ctx: &XdpContext, tables: T) -> u32 {
+    let frame = Plain(Frame::of(ctx));
+    match forward(ctx, &frame, tables) {
+        Ok(action) => action,
+        Err(Stop::Unusual | Stop::For(Reason::Truncated | Reason::BadIpHeader)) => tables.second(ctx),
+        Err(Stop::For(reason)) => stop(reason),
+    }
+}
+
+/// The whole way, for a packet that the short one left.
+#[inline(always)]
+fn second<T: Tables>(ctx: *mut xdp_md, tables: T) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    let frame = Frame::of(&ctx);
+    match forward(&ctx, &frame, tables) {
+        Ok(action) => action,
+        Err(Stop::For(reason)) => stop(reason),
+        Err(Stop::Unusual) => stop(Reason::BrokenTable),
+    }
+}
+
+#[inline(always)]
+fn stop(reason: Reason) -> u32 {
+    tables::count_reason(reason);
+    if reason.is_drop() { XDP_DROP } else { XDP_PASS }
 }
 
 /// Each family has the whole way to itself, so that the compiler folds what it knows of one family into every stage.
 #[inline(always)]
-fn forward(ctx: &XdpContext) -> Result<u32, Reason> {
-    let frame = Frame::of(ctx);
-    match family(&frame)? {
-        Family::V4 => send(ctx, &frame, &ipv4(&frame)?),
-        Family::V6 => send(ctx, &frame, &ipv6(&frame)?),
+fn forward<P: Packet, T: Tables>(ctx: &XdpContext, frame: &P, tables: T) -> Result<u32, Stop> {
+    match family(frame)? {
+        Family::V4 => send(ctx, frame, &ipv4(frame)?, tables),
+        Family::V6 => send(ctx, frame, &ipv6(frame)?, tables),
     }
 }
 
 #[inline(always)]
-fn send(ctx: &XdpContext, frame: &Frame, candidate: &Candidate) -> Result<u32, Reason> {
+fn send<P: Packet, T: Tables>(ctx: &XdpContext, frame: &P, candidate: &Candidate, tables: T) -> Result<u32, Stop> {
     let Choice {
         flow,
         hash,
         row_index,
         row,
-    } = choose(ctx, frame, candidate, false)?;
+    } = choose(ctx, frame, candidate, tables, false)?;
     let action = rewrite::rewrite(ctx, row, &flow, hash)?;
     tables::count_pair(row_index, flow.length);
     Ok(action)
@@ -60,27 +113,36 @@ fn send(ctx: &XdpContext, frame: &Frame, candidate: &Candidate) -> Result<u32, R
 struct Choice {
     flow: Flow,
     hash: u64,
-    row_index: u32,
+    row_index: u64,
     row: &'static BackendRow,
 }
 
 #[inline(always)]
-fn choose(ctx: &XdpContext, frame: &Frame, candidate: &Candidate, peek: bool) -> Result<Choice, Reason> {
-    let service = tables::service(candidate.key, candidate.v6()).ok_or(Reason::NotAVip)?;
+fn choose<P: Packet, T: Tables>(
+    ctx: &XdpContext,
+    frame: &P,
+    candidate: &Candidate,
+    tables: T,
+    peek: bool,
+) -> Result<Choice, Stop> {
+    let service = tables::service(tables, candidate.key, candidate.v6()).ok_or(Reason::NotAVip)?;
     let flow = candidate.complete(frame)?;
     let hash = hash_for(service, &flow);
     // One load: a service that moves changes both bases at once.
     let bases = tables::bases(service);
-    let slot = tables::slot((bases & 0xFFFF_FFFF) + u64::from(slot(hash, service.ring_size)))?;
+    let slot = tables.slot((bases & 0xFFFF_FFFF) + u64::from(slot(hash, service.ring_size)))?;
     let mut number = slot.current();
     if !slot.is_stable() {
-        number = track::owner(ctx, service, slot, hash, peek);
+        if P::PLAIN {
+            return Err(Stop::Unusual);
+        }
+        number = tables.owner(ctx, service, slot, hash, peek);
     }
     if number == NOBODY {
-        return Err(Reason::NoBackend);
+        return Err(Reason::NoBackend.into());
     }
-    let row_index = (bases >> 32) as u32 + u32::from(number);
-    let row = tables::backend(row_index)?;
+    let row_index = (bases >> 32) + u64::from(number);
+    let row = tables.backend(row_index)?;
     Ok(Choice {
         flow,
         hash,
@@ -112,25 +174,93 @@ fn hash_for(service: &ServiceEntry, flow: &Flow) -> u64 {
 /// index and the reason's number ([`Reason::Forwarded`] if there is a row), both 4 bytes in the machine's order.
 #[xdp]
 pub fn lookup(ctx: XdpContext) -> u32 {
-    let choice = ask(&ctx);
-    let (row_index, reason) = match choice {
-        Ok(choice) => (choice.row_index, Reason::Forwarded),
-        Err(reason) => (0, reason),
+    tell(&ctx, Whole)
+}
+
+/// The same for rings that are too long for one value.
+#[xdp]
+pub fn lookup_large_ring(ctx: XdpContext) -> u32 {
+    tell(&ctx, LargeRing)
+}
+
+/// The same for tables that are looked up by key.
+#[xdp]
+pub fn lookup_by_key(ctx: XdpContext) -> u32 {
+    tell(&ctx, ByKey)
+}
+
+#[inline(always)]
+fn tell<T: Tables>(ctx: &XdpContext, tables: T) -> u32 {
+    let (row_index, reason) = match ask(ctx, tables) {
+        Ok(choice) => (choice.row_index as u32, Reason::Forwarded),
+        Err(Stop::For(reason)) => (0, reason),
+        Err(Stop::Unusual) => (0, Reason::BrokenTable),
     };
-    match frame::answer(&ctx, row_index, reason as u32) {
+    match frame::answer(ctx, row_index, reason as u32) {
         Some(()) => XDP_PASS,
         None => XDP_DROP,
     }
 }
 
 #[inline(always)]
-fn ask(ctx: &XdpContext) -> Result<Choice, Reason> {
+fn ask<T: Tables>(ctx: &XdpContext, tables: T) -> Result<Choice, Stop> {
     let frame = Frame::of(ctx);
     // Split as in `forward`: merged, the verifier would not know which header a candidate has.
     match family(&frame)? {
-        Family::V4 => choose(ctx, &frame, &ipv4(&frame)?, true),
-        Family::V6 => choose(ctx, &frame, &ipv6(&frame)?, true),
+        Family::V4 => choose(ctx, &frame, &ipv4(&frame)?, tables, true),
+        Family::V6 => choose(ctx, &frame, &ipv6(&frame)?, tables, true),
     }
+}
+
+/// What differs with how the kernel holds the tables: how an element is found, and the functions of their own that need to know.
+///
+pub trait Tables: Access {
+    /// The way of a packet that is not plain.
+    fn second(self, ctx: &XdpContext) -> u32;
+
+    /// The stage for slots that are not stable; see [`track::owner`].
+    fn owner(self, ctx: &XdpContext, service: &ServiceEntry, slot: Slot, hash: u64, peek: bool) -> BackendNumber;
+}
+
+macro_rules! functions {
+    ($($tables:ident: $second:ident, $owner:ident;)+) => {
+        $(
+            impl Tables for $tables {
+                #[inline(always)]
+                fn second(self, ctx: &XdpContext) -> u32 {
+                    $second(ctx.as_ptr().cast())
+                }
+
+                #[inline(always)]
+                fn owner(
+                    self,
+                    ctx: &XdpContext,
+                    service: &ServiceEntry,
+                    slot: Slot,
+                    hash: u64,
+                    peek: bool,
+                ) -> BackendNumber {
+                    $owner(ctx.as_ptr().cast(), service, slot.0, hash, peek.into()) as BackendNumber
+                }
+            }
+
+            #[inline(never)]
+            fn $second(ctx: *mut xdp_md) -> u32 {
+                second(ctx, $tables)
+            }
+
+            #[inline(never)]
+            fn $owner(ctx: *mut xdp_md, service: &ServiceEntry, slot: u32, hash: u64, peek: u64) -> u64 {
+                track::decide(ctx, service, slot, hash, peek, $tables)
+            }
+        )+
+    };
+}
+
+functions! {
+    Whole: second_whole, owner_whole;
+    LargeRing: second_large_ring, owner_large_ring;
+    ByKey: second_by_key, owner_by_key;
 }
 
 #[panic_handler]

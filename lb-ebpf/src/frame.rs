@@ -57,6 +57,23 @@ impl Frame<'_> {
     }
 }
 
+/// The frames that nearly all are: one buffer, no IPv4 options. What is not so looks truncated or broken through this.
+pub struct Plain<'a>(pub Frame<'a>);
+
+impl Packet for Plain<'_> {
+    const PLAIN: bool = true;
+
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        self.0.bytes(offset)
+    }
+
+    #[inline(always)]
+    fn holds(&self, length: usize) -> bool {
+        self.0.end - self.0.start >= length
+    }
+}
+
 /// The first `size_of::<T>()` bytes of the frame, for writing.
 #[inline(always)]
 pub fn head<T>(ctx: &XdpContext) -> Option<*mut T> {

@@ -1,12 +1,13 @@
-//! The maps and the load-time globals, and the one way that the packet's path reads each.
+//! The maps and the linked constants, and the one way that the packet's path reads each.
 //!
 //! Userspace writes `SERVICES`, `RING` and `BACKENDS` through memory mappings while packets read them; `lb_common::map` says
 //! in which order, and why no reader sees half of anything.
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::helpers::bpf_map_lookup_elem;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMapHash, LruHashMap, PerCpuArray};
-use lb_common::hash::{HashKeys, service_places};
+use lb_common::hash::{HashKeys, service_places_wide};
 use lb_common::map::{BackendRow, Counter, FlowEntry, InsertWindow, Meta, ServiceEntry, ServiceKey, Slot, SlotPair};
 use lb_common::reason::Reason;
 
@@ -14,12 +15,6 @@ use lb_common::reason::Reason;
 
 #[map]
 static META: Array<Meta> = Array::with_max_entries(1, 0);
-#[map]
-static SERVICES: Array<ServiceEntry> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-#[map]
-static RING: Array<SlotPair> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-#[map]
-static BACKENDS: Array<BackendRow> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static PAIRS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -33,18 +28,152 @@ static INSERTS: PerCpuArray<InsertWindow> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static DEVICES: DevMapHash = DevMapHash::with_max_entries(64, 0);
 
-#[unsafe(no_mangle)]
-static SERVICE_MASK: u32 = 0;
-#[unsafe(no_mangle)]
-static HASH_KEYS: HashKeys = HashKeys([0; 4]);
+// What userspace links the program with (`bpf::link` there): the address of each symbol is its value, as that of a linker script's.
+// So the verifier and the JIT compiler find constants, where a global would have to be loaded for every packet.
+unsafe extern "C" {
+    /// The first element of `SERVICES`, if the map is one value that holds the whole table.
+    static SERVICES_START: u8;
+    static RING_START: u8;
+    static BACKENDS_START: u8;
+    /// How many elements it has.
+    static RING_LENGTH: u8;
+    static BACKENDS_LENGTH: u8;
+    /// The map, if it has a value for each element.
+    static SERVICES_MAP: u8;
+    static RING_MAP: u8;
+    static BACKENDS_MAP: u8;
+    /// The length of `SERVICES` less one.
+    static SERVICE_MASK: u8;
+    /// The words of [`HashKeys`].
+    static HASH_KEY_0: u8;
+    static HASH_KEY_1: u8;
+    static HASH_KEY_2: u8;
+    static HASH_KEY_3: u8;
+}
+
+/// The number that a symbol was linked with.
+macro_rules! linked {
+    ($symbol:ident) => {
+        (&raw const $symbol) as u64
+    };
+}
+
+/// How the elements of the three tables are found.
+pub trait Access: Copy {
+    /// The service entry at a place, which is within the mask.
+    fn service(self, place: u64) -> Option<&'static ServiceEntry>;
+
+    /// A slot, in one load.
+    ///
+    /// # Errors
+    /// If it is beyond the table's end.
+    fn slot(self, index: u64) -> Result<Slot, Reason>;
+
+    /// A backend's row.
+    ///
+    /// # Errors
+    /// If it is beyond the table's end.
+    fn backend(self, index: u64) -> Result<&'static BackendRow, Reason>;
+}
+
+/// Each table is one value: an addition is all that stands between index and element.
+#[derive(Clone, Copy)]
+pub struct Whole;
+
+/// As [`Whole`], but slots are looked up by index: for rings that are together longer than what a program may reach in one value.
+#[derive(Clone, Copy)]
+pub struct LargeRing;
+
+/// Each element is a value, looked up by its index: for kernels that bound the length of a value. It takes three times the
+/// instructions.
+#[derive(Clone, Copy)]
+pub struct ByKey;
+
+impl Access for Whole {
+    #[inline(always)]
+    fn service(self, place: u64) -> Option<&'static ServiceEntry> {
+        let start = (&raw const SERVICES_START).cast::<ServiceEntry>();
+        // SAFETY: the mask bounds the place, as the verifier sees too. Live; userspace writes it so that no reader matches half of it.
+        Some(unsafe { &*start.add(place as usize) })
+    }
+
+    #[inline(always)]
+    fn slot(self, index: u64) -> Result<Slot, Reason> {
+        if index >= linked!(RING_LENGTH) {
+            return Err(Reason::BrokenTable);
+        }
+        let start = (&raw const RING_START).cast::<Slot>();
+        // SAFETY: within the table and aligned; volatile, so that both halves of the slot come from one load.
+        Ok(unsafe { start.add(index as usize).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn backend(self, index: u64) -> Result<&'static BackendRow, Reason> {
+        if index >= linked!(BACKENDS_LENGTH) {
+            return Err(Reason::BrokenTable);
+        }
+        let start = (&raw const BACKENDS_START).cast::<BackendRow>();
+        // SAFETY: within the table; userspace writes it so that a packet sees the old bytes or the new ones.
+        Ok(unsafe { &*start.add(index as usize) })
+    }
+}
+
+impl Access for LargeRing {
+    #[inline(always)]
+    fn service(self, place: u64) -> Option<&'static ServiceEntry> {
+        Whole.service(place)
+    }
+
+    #[inline(always)]
+    fn slot(self, index: u64) -> Result<Slot, Reason> {
+        ByKey.slot(index)
+    }
+
+    #[inline(always)]
+    fn backend(self, index: u64) -> Result<&'static BackendRow, Reason> {
+        Whole.backend(index)
+    }
+}
+
+impl Access for ByKey {
+    #[inline(always)]
+    fn service(self, place: u64) -> Option<&'static ServiceEntry> {
+        // SAFETY: as for `Whole`.
+        unsafe { look_up::<ServiceEntry>(&raw const SERVICES_MAP, place).as_ref() }
+    }
+
+    #[inline(always)]
+    fn slot(self, index: u64) -> Result<Slot, Reason> {
+        // A value is a pair of slots. In 64 bits: a 32-bit shift costs the target a mask.
+        let pair = look_up::<SlotPair>(&raw const RING_MAP, index >> 1);
+        if pair.is_null() {
+            return Err(Reason::BrokenTable);
+        }
+        // SAFETY: as for `Whole`; one of the two.
+        Ok(unsafe { pair.cast::<Slot>().add((index & 1) as usize).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn backend(self, index: u64) -> Result<&'static BackendRow, Reason> {
+        // SAFETY: as for `Whole`.
+        unsafe { look_up::<BackendRow>(&raw const BACKENDS_MAP, index).as_ref() }.ok_or(Reason::BrokenTable)
+    }
+}
+
+#[inline(always)]
+fn look_up<T>(map: *const u8, index: u64) -> *const T {
+    let key = index as u32;
+    // SAFETY: an array map, whose keys are 4 bytes; the kernel's answer is a value or nothing.
+    unsafe { bpf_map_lookup_elem(map.cast_mut().cast(), (&raw const key).cast()) }
+        .cast_const()
+        .cast()
+}
 
 /// The service with this key: in one of its two places, or nowhere.
 #[inline(always)]
-pub fn service(key: ServiceKey, v6: bool) -> Option<&'static ServiceEntry> {
-    // SAFETY: a global that userspace set before the program was loaded; volatile, or the compiler would use the zero here.
-    let mask = unsafe { core::ptr::read_volatile(&SERVICE_MASK) };
-    let (first, second) = service_places(key, mask);
-    let entry = SERVICES.get(first)?;
+pub fn service<T: Access>(tables: T, key: ServiceKey, v6: bool) -> Option<&'static ServiceEntry> {
+    let (first, second) = service_places_wide(key, linked!(SERVICE_MASK));
+    let entry = tables.service(first)?;
     if is(entry, key, v6) {
         return Some(entry);
     }
@@ -52,7 +181,7 @@ pub fn service(key: ServiceKey, v6: bool) -> Option<&'static ServiceEntry> {
     if entry.overflow == 0 {
         return None;
     }
-    let entry = SERVICES.get(second)?;
+    let entry = tables.service(second)?;
     if is(entry, key, v6) { Some(entry) } else { None }
 }
 
@@ -68,21 +197,6 @@ fn is(entry: &ServiceEntry, key: ServiceKey, v6: bool) -> bool {
 pub fn bases(service: &ServiceEntry) -> u64 {
     // SAFETY: an aligned field of a live map value; volatile, so that it is one load of 8 bytes.
     unsafe { core::ptr::read_volatile(&service.bases) }
-}
-
-/// A slot, in one load.
-#[inline(always)]
-pub fn slot(index: u64) -> Result<Slot, Reason> {
-    // In 64 bits: a 32-bit shift costs the target a mask.
-    let pair = RING.get_ptr((index >> 1) as u32).ok_or(Reason::BrokenTable)?;
-    // SAFETY: an aligned live map value of two slots; volatile, so that both halves of the slot come from one load.
-    Ok(unsafe { core::ptr::read_volatile(pair.cast::<Slot>().add((index & 1) as usize)) })
-}
-
-/// A backend's row.
-#[inline(always)]
-pub fn backend(index: u32) -> Result<&'static BackendRow, Reason> {
-    BACKENDS.get(index).ok_or(Reason::BrokenTable)
 }
 
 /// What is remembered of a flow.
@@ -106,15 +220,14 @@ pub fn insert_window(index: u32) -> Option<*mut InsertWindow> {
 /// The flow hash's key. IPv4 does without the last word.
 #[inline(always)]
 pub fn hash_keys(v6: bool) -> HashKeys {
-    // SAFETY: as in `service`; one load for each word that is used.
-    let word = |index: usize| unsafe { core::ptr::read_volatile(&HASH_KEYS.0[index]) };
-    HashKeys([word(0), word(1), word(2), if v6 { word(3) } else { 0 }])
+    let last = if v6 { linked!(HASH_KEY_3) } else { 0 };
+    HashKeys([linked!(HASH_KEY_0), linked!(HASH_KEY_1), linked!(HASH_KEY_2), last])
 }
 
 /// Counts a packet that was forwarded; `length` in bytes.
 #[inline(always)]
-pub fn count_pair(row_index: u32, length: u32) {
-    if let Some(counter) = PAIRS.get_ptr_mut(row_index) {
+pub fn count_pair(row_index: u64, length: u32) {
+    if let Some(counter) = PAIRS.get_ptr_mut(row_index as u32) {
         // SAFETY: this CPU's own copy of a live map value; XDP programs do not interrupt each other on a CPU.
         unsafe {
             (*counter).packets += 1;

@@ -3,7 +3,6 @@
 //! Out of the way of all others: a function of its own, called only when a slot is moving or settled, or the service remembers every
 //! flow. Here, and only here, are a hash map and a clock.
 
-use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::programs::XdpContext;
@@ -11,19 +10,14 @@ use lb_common::map::{BackendNumber, FlowEntry, NOBODY, ServiceEntry, Slot, flag,
 use lb_common::parse::{Transport, is_syn, transport};
 
 use crate::frame::Frame;
-use crate::tables;
+use crate::tables::{self, Access};
 
 /// The backend of a flow whose slot is not stable; [`NOBODY`] if it has none.
 ///
-/// With `peek` it is the backend that is remembered, else that of a flow that begins now, and nothing is remembered.
+/// With `peek` it is the backend that is remembered, else that of a flow that begins now, and nothing is remembered. The headers
+/// are read again here: a stable slot's packet need not keep what it does not use.
 #[inline(always)]
-pub fn owner(ctx: &XdpContext, service: &ServiceEntry, slot: Slot, hash: u64, peek: bool) -> BackendNumber {
-    decide(ctx.as_ptr().cast(), service, slot.0, hash, peek.into()) as BackendNumber
-}
-
-/// The headers are read again here: a stable slot's packet need not keep what it does not use.
-#[inline(never)]
-fn decide(ctx: *mut xdp_md, service: &ServiceEntry, slot: u32, hash: u64, peek: u64) -> u64 {
+pub fn decide<T: Access>(ctx: *mut xdp_md, service: &ServiceEntry, slot: u32, hash: u64, peek: u64, tables: T) -> u64 {
     let ctx = XdpContext::new(ctx);
     let (slot, peek) = (Slot(slot), peek != 0);
     let frame = Frame::of(&ctx);
@@ -38,7 +32,7 @@ fn decide(ctx: *mut xdp_md, service: &ServiceEntry, slot: u32, hash: u64, peek: 
     let syn = tcp && is_syn(&frame, offset);
     let now = clock();
     let bases = tables::bases(service);
-    let known = remembered(bases, hash, now, peek);
+    let known = remembered(tables, bases, hash, now, peek);
     let moving = !slot.is_stable() && !slot.is_settled();
     // A new connection with the ports of an earlier one begins afresh, where it can be remembered. Without ports in the hash, a
     // client's connections share one entry: the earlier ones still count.
@@ -59,7 +53,7 @@ fn decide(ctx: *mut xdp_md, service: &ServiceEntry, slot: u32, hash: u64, peek: 
     if to == NOBODY || peek || (slot.is_settled() && !always) {
         return to.into();
     }
-    if !remember(service, bases, hash, to, syn, now) && afresh {
+    if !remember(tables, service, bases, hash, to, syn, now) && afresh {
         // Its next packet will be taken for one of the flows that were there before: so must this one be.
         return known.unwrap_or(slot.previous()).into();
     }
@@ -74,13 +68,13 @@ fn clock() -> u32 {
 
 /// The backend that is remembered for a flow, if it still serves.
 #[inline(always)]
-fn remembered(bases: u64, hash: u64, now: u32, peek: bool) -> Option<BackendNumber> {
+fn remembered<T: Access>(tables: T, bases: u64, hash: u64, now: u32, peek: bool) -> Option<BackendNumber> {
     let entry = tables::flow(hash)?;
     // SAFETY: a live element of the map: it may be reused for another flow at any time, and then holds that one's values,
     // which the identity tells. Each field is read and written in one piece.
     unsafe {
         let FlowEntry { identity, number, .. } = *entry;
-        let row = tables::backend((bases >> 32) as u32 + u32::from(number)).ok()?;
+        let row = tables.backend((bases >> 32) + u64::from(number)).ok()?;
         if row.identity as u32 != identity || row.flags & row_flag::SERVES == 0 {
             return None;
         }
@@ -93,7 +87,15 @@ fn remembered(bases: u64, hash: u64, now: u32, peek: bool) -> Option<BackendNumb
 
 /// Remembers a flow, within the service's bound; false if it could not be.
 #[inline(always)]
-fn remember(service: &ServiceEntry, bases: u64, hash: u64, number: BackendNumber, new: bool, now: u32) -> bool {
+fn remember<T: Access>(
+    tables: T,
+    service: &ServiceEntry,
+    bases: u64,
+    hash: u64,
+    number: BackendNumber,
+    new: bool,
+    now: u32,
+) -> bool {
     let Some(window) = tables::insert_window(service.window) else {
         return false;
     };
@@ -114,7 +116,7 @@ fn remember(service: &ServiceEntry, bases: u64, hash: u64, number: BackendNumber
         }
         *count += 1;
     }
-    let Ok(row) = tables::backend((bases >> 32) as u32 + u32::from(number)) else {
+    let Ok(row) = tables.backend((bases >> 32) + u64::from(number)) else {
         return false;
     };
     let entry = FlowEntry {

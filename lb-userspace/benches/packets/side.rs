@@ -57,7 +57,7 @@ pub(crate) fn measure(quick: bool) -> Result<Beside> {
     times_ms.extend(changed_file(if quick { 3 } else { 9 })?);
     Ok(Beside {
         times_ms,
-        verified: verified()?,
+        verified: crate::verified::counts()?,
     })
 }
 
@@ -74,6 +74,7 @@ fn writes(runs: usize, owners: &[u16]) -> Result<Spread> {
     let settings = Settings {
         lengths: Lengths::for_capacity(1, 1000, SLOTS, 1),
         hash_seed: 0,
+        longest_value: None,
     };
     let balancer = Balancer::load(object::BALANCE, settings)?;
     let forth: Vec<Slot> = owners.iter().map(|owner| Slot::stable(*owner)).collect();
@@ -153,14 +154,6 @@ fn one_file(tables: &Tables, text: &str) -> Result<[f64; 5]> {
         ms(planned, written),
         ms(Default::default(), written),
     ])
-}
-
-fn verified() -> Result<Vec<(String, u32)>> {
-    let mut counts = Vec::new();
-    for object in [object::BALANCE, object::DECAP] {
-        counts.extend(crate::verified::counts(object)?);
-    }
-    Ok(counts)
 }
 
 impl fmt::Display for Beside {

@@ -6,16 +6,18 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::xdp::{DevMapHash, XdpMapError};
-use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use aya::pin::PinError;
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::hash::HashKeys;
-use lb_common::map::{ABI_VERSION, BackendRow, Counter, FlowEntry, InsertWindow, Meta, ServiceEntry, SlotPair, name};
+use lb_common::map::{Counter, Meta, name};
 use lb_common::reason::Reason;
 use thiserror::Error;
 
+use super::link::{LinkError, Value, link};
 use super::mapping::Mapping;
+use super::shape;
 use super::tables::{Lengths, Tables};
 
 /// Why the balancer cannot be brought into the kernel, or be asked.
@@ -31,6 +33,19 @@ pub enum KernelError {
         name: &'static str,
         /// What it said.
         source: ProgramError,
+    },
+    /// The object could not be linked.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// A table could not be made.
+    #[error("the kernel refuses the table {name} of {bytes} bytes: {source}; its length follows [node.capacity]")]
+    TooLarge {
+        /// Which one.
+        name: &'static str,
+        /// How long it would be.
+        bytes: u64,
+        /// Why.
+        source: io::Error,
     },
     /// A map could not be used.
     #[error("map {name}: {source}")]
@@ -76,6 +91,8 @@ pub struct Settings {
     pub lengths: Lengths,
     /// The fleet's seed.
     pub hash_seed: u64,
+    /// Bytes of the longest value of a map, where it is to be less than the kernel takes: for tests of what other kernels get.
+    pub longest_value: Option<u32>,
 }
 
 /// The loaded program with its maps.
@@ -87,12 +104,11 @@ pub struct Balancer {
     reasons: PerCpuArray<MapData, u64>,
     devices: DevMapHash<MapData>,
     meta: Array<MapData, Meta>,
+    balance: &'static str,
+    lookup: &'static str,
     /// Whether the maps were there before, filled by an earlier daemon.
     pub taken_over: bool,
 }
-
-const BALANCE: &str = "balance";
-const LOOKUP: &str = "lookup";
 
 impl Balancer {
     /// Loads the program with maps of its own that go when it goes.
@@ -118,32 +134,37 @@ impl Balancer {
     }
 
     fn load_with(object: &[u8], settings: Settings, pins: Option<&Path>) -> Result<Self, KernelError> {
-        let Settings { lengths, hash_seed } = settings;
-        let mask = lengths.services - 1;
+        let Settings {
+            lengths,
+            hash_seed,
+            longest_value,
+        } = settings;
         let HashKeys(keys) = HashKeys::from_seed(hash_seed);
         let taken_over = pins.is_some_and(|folder| folder.join(name::META).exists());
+        let maps = shape::Tables::open(lengths, longest_value, pins)?;
+        let [balance, lookup] = maps.access().programs();
+        let mut symbols = maps.symbols();
+        let names = ["HASH_KEY_0", "HASH_KEY_1", "HASH_KEY_2", "HASH_KEY_3"];
+        symbols.extend(names.into_iter().zip(keys.map(Value::Constant)));
+        let object = link(object, &symbols)?;
         let mut loader = EbpfLoader::new();
         loader
-            .map_max_entries(name::SERVICES, lengths.services)
-            .map_max_entries(name::RING, lengths.slots / 2)
-            .map_max_entries(name::BACKENDS, lengths.rows)
             .map_max_entries(name::PAIRS, lengths.rows)
-            .map_max_entries(name::BASELINES, baselines(lengths))
+            .map_max_entries(name::BASELINES, shape::baselines(lengths))
             .map_max_entries(name::FLOWS, lengths.flows)
-            .map_max_entries(name::INSERTS, lengths.services)
-            .override_global(name::SERVICE_MASK, &mask, true)
-            .override_global(name::HASH_KEYS, keys.as_slice(), true);
+            .map_max_entries(name::INSERTS, lengths.services);
+        // Of these aya knows only those that the object defines.
         for map in name::PINNED {
             if let Some(folder) = pins {
                 loader.map_pin_path(map, folder.join(map));
             }
         }
-        let mut ebpf = loader.load(object)?;
+        let mut ebpf = loader.load(&object)?;
         let tables = Tables::new(
-            mapped::<ServiceEntry>(&mut ebpf, name::SERVICES)?,
-            mapped::<SlotPair>(&mut ebpf, name::RING)?,
-            mapped::<BackendRow>(&mut ebpf, name::BACKENDS)?,
-            mapped::<Counter>(&mut ebpf, name::BASELINES)?,
+            maps.services()?,
+            maps.ring()?,
+            maps.backends()?,
+            mapped::<Counter>(&mut ebpf, name::BASELINES, shape::baselines(lengths))?,
             lengths.flows,
         );
         let pairs = typed(&mut ebpf, name::PAIRS)?;
@@ -157,9 +178,11 @@ impl Balancer {
             reasons,
             devices,
             meta,
+            balance,
+            lookup,
             taken_over,
         };
-        for program in [BALANCE, LOOKUP] {
+        for program in [balancer.balance, balancer.lookup] {
             balancer
                 .program_mut(program)?
                 .load()
@@ -196,7 +219,21 @@ impl Balancer {
     /// # Errors
     /// If the object has none.
     pub fn balance_mut(&mut self) -> Result<&mut Xdp, KernelError> {
-        self.program_mut(BALANCE)
+        self.program_mut(self.balance)
+    }
+
+    /// How many instructions the verifier processed for each program; nothing before Linux 5.16.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn verified_instructions(&mut self) -> Result<[(&'static str, Option<u32>); 2], KernelError> {
+        let (balance, lookup) = (self.balance, self.lookup);
+        let mut count = |name| {
+            let info = self.program_mut(name)?.info();
+            let info = info.map_err(|source| KernelError::Program { name, source })?;
+            Ok::<_, KernelError>((name, info.verified_instruction_count()))
+        };
+        Ok([count(balance)?, count(lookup)?])
     }
 
     /// The attached program's id in the kernel.
@@ -206,7 +243,10 @@ impl Balancer {
     pub fn program_id(&mut self) -> Result<u32, KernelError> {
         let info = self.balance_mut()?.info();
         Ok(info
-            .map_err(|source| KernelError::Program { name: BALANCE, source })?
+            .map_err(|source| KernelError::Program {
+                name: self.balance,
+                source,
+            })?
             .id())
     }
 
@@ -217,7 +257,7 @@ impl Balancer {
     /// If the kernel does not take the frame: it wants 14 bytes at least.
     pub fn run_balance(&self, frame: &[u8]) -> Result<(u32, Vec<u8>), KernelError> {
         let mut out = vec![0; frame.len() + 256];
-        let (verdict, length) = self.run(BALANCE, frame, &mut out)?;
+        let (verdict, length) = self.run(self.balance, frame, &mut out)?;
         out.truncate(length);
         Ok((verdict, out))
     }
@@ -228,7 +268,7 @@ impl Balancer {
     /// As [`run_balance`](Self::run_balance).
     pub fn run_lookup(&self, frame: &[u8]) -> Result<Result<u32, Reason>, KernelError> {
         let mut out = vec![0; frame.len().max(8)];
-        self.run(LOOKUP, frame, &mut out)?;
+        self.run(self.lookup, frame, &mut out)?;
         let word = |at: usize| u32::from_ne_bytes([out[at], out[at + 1], out[at + 2], out[at + 3]]);
         Ok(match Reason::ALL.get(word(4) as usize) {
             Some(Reason::Forwarded) => Ok(word(0)),
@@ -373,11 +413,6 @@ impl Balancer {
     }
 }
 
-/// Entries of `BASELINES`: one for each row, then one for each reason.
-fn baselines(lengths: Lengths) -> u32 {
-    lengths.rows + Reason::COUNT as u32
-}
-
 /// Why the kernel refused a program, without the verifier's whole account: its last words, where the reason stands.
 fn refusal(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else {
@@ -400,92 +435,12 @@ fn refusal(error: &ProgramError) -> String {
 /// Lines of the verifier's account that an error shows.
 const LAST_WORDS: usize = 6;
 
-/// Whether the maps pinned in `folder` can be taken over: all there, of the right shapes and of this ABI.
-///
-/// The kernel would load the program with whatever is pinned, also with tables shorter than the mask says.
-///
-/// # Errors
-/// Why they cannot, in words.
-pub fn fits(folder: &Path, lengths: Lengths) -> Result<(), String> {
-    let shapes = [
-        (name::META, MapType::Array, size_of::<Meta>(), 1),
-        (
-            name::SERVICES,
-            MapType::Array,
-            size_of::<ServiceEntry>(),
-            lengths.services,
-        ),
-        (name::RING, MapType::Array, size_of::<SlotPair>(), lengths.slots / 2),
-        (name::BACKENDS, MapType::Array, size_of::<BackendRow>(), lengths.rows),
-        (name::PAIRS, MapType::PerCpuArray, size_of::<Counter>(), lengths.rows),
-        (name::FLOWS, MapType::LruHash, size_of::<FlowEntry>(), lengths.flows),
-        (
-            name::INSERTS,
-            MapType::PerCpuArray,
-            size_of::<InsertWindow>(),
-            lengths.services,
-        ),
-        (
-            name::BASELINES,
-            MapType::Array,
-            size_of::<Counter>(),
-            baselines(lengths),
-        ),
-        (
-            name::REASONS,
-            MapType::PerCpuArray,
-            size_of::<u64>(),
-            Reason::COUNT as u32,
-        ),
-    ];
-    for (map, map_type, value_size, entries) in shapes {
-        let info = MapInfo::from_pin(folder.join(map)).map_err(|error| format!("map {map}: {error}"))?;
-        let found = (info.map_type().ok(), info.value_size() as usize, info.max_entries());
-        if found != (Some(map_type), value_size, entries) {
-            return Err(format!(
-                "map {map} has {} entries of {} bytes, and {entries} of {value_size} are needed",
-                info.max_entries(),
-                info.value_size(),
-            ));
-        }
-    }
-    MapInfo::from_pin(folder.join(name::DEVICES)).map_err(|error| format!("map {}: {error}", name::DEVICES))?;
-    let meta = pinned_meta(folder).map_err(|error| format!("map {}: {error}", name::META))?;
-    match meta.abi_version {
-        ABI_VERSION => Ok(()),
-        0 => Err("they were never filled: a daemon stopped while it made them".to_owned()),
-        other => Err(format!(
-            "they have ABI version {other}, and this daemon writes {ABI_VERSION}"
-        )),
-    }
-}
-
-/// How long the tables pinned in `folder` are, if there are any.
-pub fn pinned_lengths(folder: &Path) -> Option<Lengths> {
-    let entries = |map: &str| MapInfo::from_pin(folder.join(map)).ok().map(|info| info.max_entries());
-    Some(Lengths {
-        services: entries(name::SERVICES)?,
-        slots: entries(name::RING)?.checked_mul(2)?,
-        rows: entries(name::BACKENDS)?,
-        flows: entries(name::FLOWS)?,
-    })
-}
-
-fn pinned_meta(folder: &Path) -> Result<Meta, MapError> {
-    let map = Map::from_map_data(MapData::from_pin(folder.join(name::META))?)?;
-    Array::<_, Meta>::try_from(map)?.get(&0, 0)
-}
-
-fn mapped<T: bytemuck::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mapping<T>, KernelError> {
+fn mapped<T: bytemuck::Pod>(ebpf: &mut Ebpf, name: &'static str, elements: u32) -> Result<Mapping<T>, KernelError> {
     let map = ebpf.map(name).ok_or(KernelError::Missing(name))?;
     let Map::Array(data) = map else {
         return Err(KernelError::Missing(name));
     };
-    let entries = data
-        .info()
-        .map_err(|source| KernelError::Map { name, source })?
-        .max_entries();
-    Mapping::of_map(data.fd(), entries).map_err(|source| KernelError::Mapping { name, source })
+    Mapping::of_map(data.fd(), elements).map_err(|source| KernelError::Mapping { name, source })
 }
 
 fn typed<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError> {

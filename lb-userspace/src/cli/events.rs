@@ -42,8 +42,11 @@ pub(super) async fn show(client: &Client, wish: &Wish, follow: bool, printer: &P
         None if follow => newest(client).await?,
         None => return Ok(()),
     };
+    if !follow {
+        return Ok(());
+    }
     let mut lost = false;
-    while follow {
+    loop {
         tokio::time::sleep(PAUSE).await;
         let query = EventQuery {
             after: Some(last),
@@ -64,7 +67,6 @@ pub(super) async fn show(client: &Client, wish: &Wish, follow: bool, printer: &P
             Err(_) => {}
         }
     }
-    Ok(())
 }
 
 /// The number of the newest event of all.

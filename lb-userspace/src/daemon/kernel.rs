@@ -12,7 +12,8 @@ use tracing::{error, info};
 use crate::bpf::grace;
 use crate::bpf::instance::Instance;
 use crate::bpf::links::{self, AttachError};
-use crate::bpf::program::{self, Balancer, KernelError, Settings};
+use crate::bpf::program::{Balancer, KernelError, Settings};
+use crate::bpf::shape;
 use crate::bpf::tables::Lengths;
 use crate::model::{Capacity, Model, XdpMode};
 use crate::netlink::link_by_name;
@@ -85,6 +86,7 @@ pub fn settings_for(model: &Model, present: Option<Lengths>) -> Settings {
     Settings {
         lengths,
         hash_seed: model.node.hash_seed,
+        longest_value: None,
     }
 }
 
@@ -104,13 +106,13 @@ impl Kernel {
         let pins = &instance.pins;
         recover(pins)?;
         let current = pins.join(TABLES);
-        let present = program::pinned_lengths(&current);
+        let present = shape::pinned_lengths(&current);
         let wanted = settings_for(model, present);
         let mut folder = current.clone();
         let mut settings = wanted;
         if current.exists() {
             let lengths = present.unwrap_or(wanted.lengths);
-            match program::fits(&current, lengths) {
+            match shape::fits(&current, lengths) {
                 Ok(()) => settings.lengths = lengths,
                 Err(why) => {
                     info!(why, "the tables that are there cannot be taken over: new ones are made");

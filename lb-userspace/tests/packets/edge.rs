@@ -154,8 +154,17 @@ impl Edge {
         Self::with_interface(None)
     }
 
+    /// One for each way in which the program may come to its tables: as this kernel allows, with the ring by key, all by key.
+    pub(crate) fn of_every_kind() -> [Self; 3] {
+        [None, Some(64 << 10), Some(0)].map(|longest| Self::with(None, longest))
+    }
+
     /// With an interface that packets may be redirected to; it must exist.
     pub(crate) fn with_interface(other: Option<u32>) -> Self {
+        Self::with(other, None)
+    }
+
+    fn with(other: Option<u32>, longest_value: Option<u32>) -> Self {
         let settings = Settings {
             lengths: Lengths {
                 services: 128,
@@ -164,6 +173,7 @@ impl Edge {
                 flows: 1024,
             },
             hash_seed: SEED,
+            longest_value,
         };
         let mut balancer = Balancer::load(object::BALANCE, settings).unwrap();
         let plan = plan(&balancer.tables, &services(other.unwrap_or(NOWHERE)), Scope::Everything).unwrap();

@@ -11,7 +11,10 @@ const SEED: u64 = 0xED6E;
 
 #[test]
 fn program_and_model_agree() {
-    let mut edge = Edge::new();
+    Edge::of_every_kind().into_iter().for_each(agree);
+}
+
+fn agree(mut edge: Edge) {
     assert!(
         edge.second_places() > 0,
         "no service is in its second place: the test would not see it"

@@ -40,6 +40,7 @@ impl Bench {
         let settings = Settings {
             lengths,
             hash_seed: 0x5EED,
+            longest_value: None,
         };
         let mut balancer = Balancer::load(object::BALANCE, settings).unwrap();
         let services: Vec<WantedService> = [(6, 80), (17, 53)]

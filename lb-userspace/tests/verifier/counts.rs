@@ -1,35 +1,46 @@
-//! How many instructions the verifier processes for each program of an object; the benchmark uses it too.
+//! How many instructions the verifier processes for each program of the two objects; the benchmark uses it too.
 
 use anyhow::{Context as _, Result};
 use aya::EbpfLoader;
 use aya::programs::Xdp;
-use lb_common::hash::HashKeys;
-use lb_common::map::name;
+use lb_userspace::bpf::program::{Balancer, Settings};
+use lb_userspace::bpf::tables::Lengths;
+use lb_userspace::object;
 
-/// Loads every program of the object, set up as for the default capacity, and gives its name and count in order of names.
+/// Loads every program as it would be, and gives its name and count.
 ///
 /// # Errors
 ///
 /// If the kernel refuses, or does not tell (before Linux 5.16).
-pub(crate) fn counts(object: &[u8]) -> Result<Vec<(String, u32)>> {
-    // The verifier knows these values: with a mask of 0 it would find one place for all services.
-    let mask = (1_u32 << 15) - 1;
-    let HashKeys(keys) = HashKeys::from_seed(0x5eed);
-    let mut ebpf = EbpfLoader::new()
-        .override_global(name::SERVICE_MASK, &mask, false)
-        .override_global(name::HASH_KEYS, keys.as_slice(), false)
-        .load(object)
-        .context("the kernel refuses the maps; root is needed")?;
+pub(crate) fn counts() -> Result<Vec<(String, u32)>> {
     let mut counts = Vec::new();
-    for (name, program) in ebpf.programs_mut() {
-        let program: &mut Xdp = program.try_into()?;
-        program.load().with_context(|| format!("the kernel refuses {name}"))?;
-        let count = program.info()?.verified_instruction_count();
-        counts.push((
-            name.to_owned(),
-            count.context("the kernel does not count; Linux 5.16 or newer is needed")?,
-        ));
+    // A ring that is the longest of the tables, and kernels that take all of them as one value, all but it, and none.
+    let lengths = Lengths {
+        services: 1 << 10,
+        slots: 1 << 20,
+        rows: 1 << 10,
+        flows: 1 << 10,
+    };
+    for longest_value in [None, Some(1 << 20), Some(0)] {
+        let settings = Settings {
+            lengths,
+            hash_seed: 0x5eed,
+            longest_value,
+        };
+        let mut balancer = Balancer::load(object::BALANCE, settings)?;
+        counts.extend(balancer.verified_instructions()?);
     }
-    counts.sort();
-    Ok(counts)
+    let mut decap = EbpfLoader::new()
+        .load(object::DECAP)
+        .context("the kernel refuses the maps")?;
+    let program: &mut Xdp = decap.program_mut("decap").context("no decap")?.try_into()?;
+    program.load().context("the kernel refuses decap")?;
+    counts.push(("decap", program.info()?.verified_instruction_count()));
+    counts
+        .into_iter()
+        .map(|(name, count)| {
+            let count = count.context("the kernel does not count; Linux 5.16 or newer is needed")?;
+            Ok((name.to_owned(), count))
+        })
+        .collect()
 }

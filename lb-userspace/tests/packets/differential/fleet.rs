@@ -54,6 +54,7 @@ impl Fleet {
                 flows: 128 * 1024,
             },
             hash_seed: SEED,
+            longest_value: None,
         };
         let mut balancer = Balancer::load(object::BALANCE, settings).expect("the program loads");
         let plan = plan(&balancer.tables, &services(device), Scope::Everything).expect("there is room");
