@@ -8,13 +8,14 @@ use anyhow::{Context, Result};
 
 /// The directories, seen from the top, that have pages.
 const WITH_PAGES: [&str; 5] = [".", "docs", "fuzz", "packaging", "tests"];
-const MANIFESTS: [&str; 6] = [
+const MANIFESTS: [&str; 7] = [
     "Cargo.toml",
     "lb-common/Cargo.toml",
     "lb-ebpf/Cargo.toml",
     "lb-userspace/Cargo.toml",
     "xtask/Cargo.toml",
     "tests/Cargo.toml",
+    "fuzz/Cargo.toml",
 ];
 
 #[test]

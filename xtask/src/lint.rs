@@ -1,11 +1,11 @@
-//! `cargo xtask lint`: formatting and clippy, for the workspace and for the eBPF crate.
+//! `cargo xtask lint`: formatting and clippy, for the workspace, the eBPF crate and the fuzz targets.
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use xtask::ebpf;
 
-use crate::{cargo, outer_cargo, progress::Progress, setup};
+use crate::{cargo, fuzz, outer_cargo, progress::Progress, setup};
 
 pub(crate) fn run() -> Result<()> {
     components()?;
@@ -16,6 +16,9 @@ pub(crate) fn run() -> Result<()> {
 
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["fmt", "--manifest-path", &ebpf, "--check"])?;
+    let fuzz = fuzz::manifest();
+    let fuzz = fuzz.to_string_lossy();
+    cargo(&["fmt", "--manifest-path", &fuzz, "--check"])?;
     cargo(&[
         "clippy",
         "--workspace",
@@ -37,7 +40,25 @@ pub(crate) fn run() -> Result<()> {
         "--",
         "-D",
         "warnings",
-    ])
+    ])?;
+    fuzz_targets(&fuzz)
+}
+
+fn fuzz_targets(manifest: &str) -> Result<()> {
+    let target_dir = xtask::target_dir().join("fuzz-clippy");
+    let status = outer_cargo()?
+        .args(["clippy", "--manifest-path", manifest, "--lib", "--bins", "--locked"])
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .args(["--", "-D", "warnings"])
+        // A library that is not there: nothing is linked, and so libFuzzer need not be built.
+        .env("CUSTOM_LIBFUZZER_PATH", target_dir.join("libnone.a"))
+        .status()
+        .context("cargo cannot be started")?;
+    if !status.success() {
+        bail!("clippy has complaints about the fuzz targets");
+    }
+    Ok(())
 }
 
 /// rustup's minimal profile has neither rustfmt nor clippy.

@@ -3,6 +3,7 @@
 mod bench;
 mod clean;
 mod demo;
+mod fuzz;
 mod kernels;
 mod lint;
 mod progress;
@@ -53,6 +54,8 @@ enum Task {
     Kernels(kernels::Args),
     /// Measures what the balancer costs a packet, or any other loaded XDP program: see docs/benchmark.md. Needs root.
     Bench(bench::Args),
+    /// Fuzzes what reads packets, or runs random packets through the program and its model on the host: see CONTRIBUTING.md.
+    Fuzz(fuzz::Args),
     /// Checks the formatting and runs clippy over the workspace and the eBPF crate; a warning is an error.
     Lint,
     /// Removes what builds made, and what interrupted demos and tests left in the system.
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Task::Test { filter } => test::run(filter.as_deref()),
         Task::Kernels(args) => kernels::run(&args),
         Task::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Lint => lint::run().map(|()| ExitCode::SUCCESS),
         Task::Clean { all } => clean::run(all).map(|()| ExitCode::SUCCESS),
     };

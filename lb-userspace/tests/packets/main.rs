@@ -12,3 +12,4 @@ mod mutations;
 mod reference;
 mod sweep;
 mod tracking;
+mod two_nodes;
