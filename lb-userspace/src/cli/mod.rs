@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::api::MAX_REQUEST;
 use crate::api::client::{Client, ClientError};
-use crate::api::report::{BackendAction, CheckReport, Finding, SimulatedPacket};
+use crate::api::report::{BackendAction, CheckReport, Finding, SimulatedPacket, Verdict};
 use args::{Arguments, BackendArguments, BackendVerb, Output, ServiceVerb, Simulation, Verb};
 use output::Printer;
 
@@ -177,8 +177,30 @@ fn simulate(simulation: &Simulation, offline: Offline, printer: &Printer) -> Res
         return Err(file.invalid(report));
     }
     let packets = (offline.simulate)(simulation, &file.text).map_err(Failure::Simulation)?;
+    if let Some(warning) = longer_than_the_mtu(&packets, simulation.mtu) {
+        printer.warning(&warning);
+    }
     printer.print(&packets, |packets, view| render::simulation(packets, view))?;
     Ok(())
+}
+
+/// What is to be said of packets that leave longer than the interface would send them.
+fn longer_than_the_mtu(packets: &[SimulatedPacket], mtu: u32) -> Option<String> {
+    const ETHERNET_HEADER: u32 = 14;
+    let leaves = |packet: &SimulatedPacket| matches!(packet.verdict, Verdict::Tx | Verdict::Redirect);
+    let mut longer = packets
+        .iter()
+        .enumerate()
+        .filter(|(_, packet)| leaves(packet) && packet.len_out.saturating_sub(ETHERNET_HEADER) > mtu);
+    let (first, packet) = longer.next()?;
+    Some(format!(
+        "{} of {} packets leave longer than the MTU of {mtu} bytes and would be lost, the first is packet {} with {} bytes of IP: \
+         raise the MTU between here and the backends, or lower the clients' MSS (--mtu tells simulate another)",
+        longer.count() + 1,
+        packets.len(),
+        first + 1,
+        packet.len_out - ETHERNET_HEADER,
+    ))
 }
 
 /// A configuration file as it was read.

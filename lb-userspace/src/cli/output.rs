@@ -58,6 +58,11 @@ impl Printer {
         }
     }
 
+    /// Says what is unusual about an answer; it goes beside the answer, not into it.
+    pub(super) fn warning(&self, text: &str) {
+        complain(&format!("warning: {text}\n"));
+    }
+
     /// Says why it failed.
     pub(super) fn failure(&self, failure: &Failure) {
         match self.output {

@@ -152,6 +152,14 @@ impl Desk {
         Ok((packets, capture::read(&path("out.pcap"))?))
     }
 
+    /// What it says on standard error of packets that it does simulate.
+    pub(crate) fn errors(&self, config: &str, frames: &[Vec<u8>], more: &[&str]) -> Result<String> {
+        capture::write(&self.scratch.path().join("in.pcap"), frames)?;
+        let output = self.run(&[&["--config", config, "--in", "in.pcap"], more].concat())?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stderr)?)
+    }
+
     /// It fails with this in its message, and prints and writes nothing.
     #[track_caller]
     pub(crate) fn refuses(&self, arguments: &[&str], message: &str) {

@@ -327,3 +327,25 @@ fn wrong_inputs() -> Result<()> {
     desk.refuses(&["--config", "edge.toml", "--in", "raw.pcap"], "Ethernet");
     Ok(())
 }
+
+/// What an interface would not send is said, and where it begins; what fits is not mentioned.
+#[test]
+fn packets_longer_than_the_mtu_are_named() -> Result<()> {
+    let desk = Desk::new()?;
+    let frame = |length| {
+        Packet::ip("203.0.113.9", "192.0.2.10")
+            .tcp(20_000, 80)
+            .payload(&vec![7; length])
+            .build()
+    };
+    // 20 bytes of IP and 20 of TCP; `l2` adds nothing.
+    let frames = [frame(100), frame(1460), frame(1461), frame(1462)];
+    let errors = desk.errors("edge.toml", &frames, &[])?;
+    assert!(
+        errors.starts_with("warning: 2 of 4 packets leave longer than the MTU of 1500 bytes")
+            && errors.contains("the first is packet 3 with 1501 bytes of IP"),
+        "{errors}"
+    );
+    assert_eq!(desk.errors("edge.toml", &frames, &["--mtu", "1502"])?, "");
+    Ok(())
+}
