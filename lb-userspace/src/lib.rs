@@ -16,6 +16,7 @@ pub mod model;
 pub mod netlink;
 pub mod object;
 pub mod plan;
+pub mod policy;
 pub mod ring;
 pub mod simulate;
 pub mod wish;

@@ -4,11 +4,15 @@
 //! unique, no two services share VIP, protocol and port, no backend stands twice in a service, every number is in
 //! its range.
 
+mod policy;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use lb_common::encap::Mac;
 use lb_common::map::ServiceKey;
+
+pub use policy::{Damping, Failback, Failover, Policy, Weights};
 
 /// Everything that a configuration file says.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,6 +101,8 @@ pub struct Service {
     pub ring_size: u32,
     /// How backends are checked; nothing: they are always up.
     pub health: Option<Health>,
+    /// How backends are taken out of service and brought back.
+    pub policy: Policy,
     /// The backends, sorted by name. May be empty.
     pub backends: Vec<Backend>,
 }
@@ -145,6 +151,10 @@ pub struct Backend {
     pub weight: u32,
     /// How packets go there.
     pub forward: Forward,
+    /// Its tier: backends of the lowest number serve first. 0 ..= 255.
+    pub priority: u32,
+    /// It serves only when nothing else is up.
+    pub sorry: bool,
 }
 
 /// A forward mode.

@@ -16,8 +16,9 @@ use tokio::net::UnixStream;
 
 use super::error::ApiError;
 use super::events::{Event, EventQuery};
-use super::report::{ApplyReport, BackendAction, BackendChanged, PlanReport};
+use super::report::{ApplyReport, BackendAction, BackendChanged, Confirmation, Confirmed, PlanReport};
 use super::types::{Lookup, ServiceDetail, ServiceSummary, Stats, Status};
+use crate::policy::Confirm;
 
 /// The longest answer taken, in bytes: the counters of some million backends fit.
 const MAX_ANSWER: usize = 256 << 20;
@@ -151,6 +152,20 @@ impl Client {
         let body = serde_json::to_vec(&action).map_err(|error| self.not_understood(error.to_string()))?;
         let path = format!("/v1/services/{}/backends/{}", encoded(service), encoded(backend));
         self.post(&path, body.into()).await
+    }
+
+    /// Confirms a failover or failback, of one backend or of all that wait.
+    pub async fn confirm(&self, service: &str, backend: Option<&str>, what: Confirm) -> Result<Confirmed, ClientError> {
+        let confirmation = Confirmation {
+            backend: backend.map(str::to_owned),
+        };
+        let body = serde_json::to_vec(&confirmation).map_err(|error| self.not_understood(error.to_string()))?;
+        let what = match what {
+            Confirm::Failover => "failover",
+            Confirm::Failback => "failback",
+        };
+        self.post(&format!("/v1/services/{}/{what}", encoded(service)), body.into())
+            .await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

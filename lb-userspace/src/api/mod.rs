@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`types`] | what the daemon shows of itself: status, services, counters |
 //! | [`names`] | the words from closed lists in them: protocols, modes, states |
+//! | [`standing`] | where a backend stands by its service's policy |
 //! | [`report`] | what would change, what has changed, what is wrong with a file |
 //! | [`events`] | what has happened |
 //! | [`error`] | every failure, as the daemon says it and as a client reads it |
@@ -21,6 +22,7 @@ pub mod names;
 pub mod report;
 pub mod server;
 pub mod socket;
+pub mod standing;
 pub mod types;
 
 /// Where the daemon listens unless told otherwise.

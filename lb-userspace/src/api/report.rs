@@ -110,7 +110,11 @@ pub struct ApplyReport {
 #[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
 pub enum BackendAction {
     /// No new connections.
-    Drain,
+    Drain {
+        /// Milliseconds after which it is disabled; nothing: it drains until the operator says otherwise.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_ms: Option<u64>,
+    },
     /// It serves if it is healthy: takes back `Drain` and `Disable`.
     Enable,
     /// No packets at once.
@@ -119,6 +123,9 @@ pub enum BackendAction {
     Weight {
         /// 0 ..= 65,535; 0: no traffic.
         weight: u32,
+        /// Milliseconds in which the weight moves there; nothing: at once.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        over_ms: Option<u64>,
     },
     /// All as the file has it.
     Reset,
@@ -133,6 +140,25 @@ pub struct BackendChanged {
     pub backend: BackendDetail,
     /// What the operator should know: that no backend of the service serves any more, say.
     pub warnings: Vec<String>,
+}
+
+/// A failover or failback was confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmed {
+    /// The service.
+    pub service: String,
+    /// The backends that it was about.
+    pub backends: Vec<String>,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Whom a failover or failback is confirmed for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confirmation {
+    /// The backend; nothing: all that wait.
+    pub backend: Option<String>,
 }
 
 /// What the program did with one packet of a capture.

@@ -22,9 +22,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::MAX_REQUEST;
 use super::error::{ApiError, ErrorKind};
 use super::events::{Event, EventQuery};
-use super::report::{ApplyReport, BackendAction, BackendChanged, PlanReport};
+use super::report::{ApplyReport, BackendAction, BackendChanged, Confirmation, Confirmed, PlanReport};
 use super::socket::Bound;
 use super::types::{Lookup, ServiceDetail, ServiceSummary, Stats, Status};
+use crate::policy::Confirm;
 
 /// One request to the daemon's loop, with the way for its answer.
 #[derive(Debug)]
@@ -75,6 +76,17 @@ pub enum Call {
         file: Option<String>,
         /// For the answer.
         answer: Answer<ApplyReport>,
+    },
+    /// An operator confirms a failover or failback.
+    Confirm {
+        /// The service.
+        service: String,
+        /// The backend; nothing: all that wait.
+        backend: Option<String>,
+        /// Which of the two.
+        what: Confirm,
+        /// For the answer.
+        answer: Answer<Confirmed>,
     },
     /// An operator's word on a backend.
     Backend {
@@ -138,6 +150,8 @@ fn router(calls: mpsc::Sender<Call>, timeouts: Timeouts) -> Router {
         .route("/v1/services/{service}", get(service))
         .route("/v1/services/{service}/lookup", get(lookup))
         .route("/v1/services/{service}/backends/{backend}", post(backend))
+        .route("/v1/services/{service}/failover", post(failover))
+        .route("/v1/services/{service}/failback", post(failback))
         .route("/v1/stats", get(stats))
         .route("/v1/events", get(events))
         .route("/v1/plan", post(plan))
@@ -267,7 +281,7 @@ async fn backend(
 ) -> Handled<BackendChanged> {
     let Path((service, backend)) = names?;
     let action = serde_json::from_slice(&body?).map_err(|error| {
-        let expected = r#"{"action": "drain" | "enable" | "disable" | "reset"} or {"action": "weight", "weight": N}"#;
+        let expected = r#"{"action": "drain" | "enable" | "disable" | "reset"} or {"action": "weight", "weight": N}; drain may have "timeout_ms", weight "over_ms""#;
         ApiError::new(
             ErrorKind::InvalidRequest,
             format!("the body must be {expected}: {error}"),
@@ -277,6 +291,51 @@ async fn backend(
         service,
         backend,
         action,
+        answer,
+    };
+    daemon.change(call).await.map(Json)
+}
+
+async fn failover(
+    State(daemon): State<Loop>,
+    service: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Handled<Confirmed> {
+    confirm(&daemon, service, body, Confirm::Failover).await
+}
+
+async fn failback(
+    State(daemon): State<Loop>,
+    service: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Handled<Confirmed> {
+    confirm(&daemon, service, body, Confirm::Failback).await
+}
+
+async fn confirm(
+    daemon: &Loop,
+    service: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+    what: Confirm,
+) -> Handled<Confirmed> {
+    let Path(service) = service?;
+    let body = body?;
+    let confirmation = if body.is_empty() {
+        Ok(Confirmation::default())
+    } else {
+        serde_json::from_slice(&body)
+    };
+    let Confirmation { backend } = confirmation.map_err(|error| {
+        let expected = r#"empty, or {"backend": "NAME"}"#;
+        ApiError::new(
+            ErrorKind::InvalidRequest,
+            format!("the body must be {expected}: {error}"),
+        )
+    })?;
+    let call = |answer| Call::Confirm {
+        service,
+        backend,
+        what,
         answer,
     };
     daemon.change(call).await.map(Json)

@@ -9,7 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 pub use super::names::{Acceptance, Admin, AttachMode, Forward, HashInput, Health, Protocol, Tracking};
+pub use super::standing::{ServiceMode, Standing, StandingState};
 use crate::model;
+use crate::policy::ramp::Ramp;
 
 /// The daemon and its host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -117,6 +119,10 @@ pub struct BackendCounts {
     pub unresolved: u32,
     /// Those that own slots of the ring, and so get new connections.
     pub serving: u32,
+    /// Those that are up while others serve: later tiers, sorry backends.
+    pub standby: u32,
+    /// Those that are up and held out: they changed too often, or wait for their failback.
+    pub held: u32,
 }
 
 /// How full the tables are.
@@ -152,6 +158,8 @@ pub struct ServiceSummary {
     pub port: u16,
     /// How packets go to its backends, unless a backend says otherwise.
     pub forward: Forward,
+    /// How it is served.
+    pub mode: ServiceMode,
     /// Its backends.
     pub backends: BackendCounts,
     /// Packets sent to its backends since the service exists.
@@ -176,6 +184,12 @@ pub struct ServiceDetail {
     pub port: u16,
     /// How packets go to its backends, unless a backend says otherwise.
     pub forward: Forward,
+    /// How it is served.
+    pub mode: ServiceMode,
+    /// The priorities that serve, in the mode `normal`.
+    pub tiers: Vec<u32>,
+    /// What is unusual, one sentence each; empty when all is well.
+    pub warnings: Vec<String>,
     /// Slots of its ring.
     pub ring_size: u32,
     /// What of a packet chooses its slot.
@@ -241,6 +255,16 @@ pub struct BackendDetail {
     pub last_probe: Option<Probe>,
     /// What the operator says.
     pub admin: Admin,
+    /// Its tier: backends of the lowest number serve first.
+    pub priority: u32,
+    /// It serves only when nothing else is up.
+    pub sorry: bool,
+    /// Where it stands by its service's policy.
+    pub standing: Standing,
+    /// The part of its weight that its load leaves it, 0 to 1; nothing where weights do not follow load.
+    pub load: Option<f64>,
+    /// Flows of it that were remembered when the flow table was last read.
+    pub flows_remembered: u64,
     /// What of this is not as the file has it.
     #[serde(rename = "override")]
     pub overridden: Option<Override>,
@@ -281,6 +305,10 @@ pub struct Override {
     pub weight: Option<u32>,
     /// When it was last changed.
     pub since_unix_ms: u64,
+    /// When a drain ends and the backend is disabled; nothing: not by itself.
+    pub drain_until_unix_ms: Option<u64>,
+    /// The weight's way to `weight`; nothing: it is there.
+    pub ramp: Option<Ramp>,
 }
 
 /// The way to a backend: the neighbour that packets are handed to.

@@ -60,6 +60,20 @@ pub enum Verb {
     /// Overrides what the file says of a backend; it holds until it is taken back
     #[command(subcommand)]
     Backend(BackendVerb),
+    /// Confirms a failover that waits for an operator (failover = "manual")
+    Failover {
+        /// The service
+        service: String,
+        /// The backend; all that wait, unless told
+        backend: Option<String>,
+    },
+    /// Lets backends that are up again and held out serve
+    Failback {
+        /// The service
+        service: String,
+        /// The backend; all that wait, unless told
+        backend: Option<String>,
+    },
     /// Shows packets and bytes by service and backend, and packets by reason
     Stats {
         /// Shows them again every so many seconds (1 unless told), with rates
@@ -116,7 +130,14 @@ pub enum ServiceVerb {
 #[derive(Debug, Subcommand)]
 pub enum BackendVerb {
     /// Gives it no new connections
-    Drain(BackendArguments),
+    Drain {
+        /// Which one
+        #[command(flatten)]
+        backend: BackendArguments,
+        /// Disables it after this time, such as 10m, or as soon as it has no connection left
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        timeout: Option<Duration>,
+    },
     /// Takes back a drain or disable
     Enable(BackendArguments),
     /// Gives it no packets at once
@@ -129,6 +150,9 @@ pub enum BackendVerb {
         /// The weight, 0 to 65535; 0: no traffic
         #[arg(value_parser = clap::value_parser!(u32).range(0..=65_535))]
         weight: u32,
+        /// Moves the weight there step by step within this time, such as 10m
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        over: Option<Duration>,
     },
     /// Takes back every override: all as the file has it
     Reset(BackendArguments),

@@ -13,6 +13,7 @@ use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
@@ -20,6 +21,7 @@ use serde::Serialize;
 use crate::api::MAX_REQUEST;
 use crate::api::client::{Client, ClientError};
 use crate::api::report::{BackendAction, CheckReport, Finding, SimulatedPacket, Verdict};
+use crate::policy::Confirm;
 use args::{Arguments, BackendArguments, BackendVerb, Output, ServiceVerb, Simulation, Verb};
 use output::Printer;
 
@@ -110,6 +112,14 @@ async fn run(arguments: &Arguments, offline: Offline, printer: &Printer) -> Resu
         })?,
         Verb::Service(ServiceVerb::Show { name }) => printer.print(&client.service(name).await?, render::service)?,
         Verb::Backend(verb) => backend(verb, &client, printer).await?,
+        Verb::Failover { service, backend } => {
+            let done = client.confirm(service, backend.as_deref(), Confirm::Failover).await?;
+            printer.print(&done, |done, view| render::confirmed(done, "failover", view))?;
+        }
+        Verb::Failback { service, backend } => {
+            let done = client.confirm(service, backend.as_deref(), Confirm::Failback).await?;
+            printer.print(&done, |done, view| render::confirmed(done, "failback", view))?;
+        }
         Verb::Stats { watch: None } => {
             printer.print(&client.stats().await?, |stats, view| render::stats(stats, None, view))?
         }
@@ -159,15 +169,25 @@ fn check(file: &Path, offline: Offline, printer: &Printer) -> Result<ExitCode, F
 
 async fn backend(verb: &BackendVerb, client: &Client, printer: &Printer) -> Result<(), Failure> {
     let (BackendArguments { service, backend }, action) = match verb {
-        BackendVerb::Drain(backend) => (backend, BackendAction::Drain),
+        BackendVerb::Drain { backend, timeout } => {
+            let timeout_ms = timeout.map(milliseconds);
+            (backend, BackendAction::Drain { timeout_ms })
+        }
         BackendVerb::Enable(backend) => (backend, BackendAction::Enable),
         BackendVerb::Disable(backend) => (backend, BackendAction::Disable),
-        BackendVerb::Weight { backend, weight } => (backend, BackendAction::Weight { weight: *weight }),
+        BackendVerb::Weight { backend, weight, over } => {
+            let (weight, over_ms) = (*weight, over.map(milliseconds));
+            (backend, BackendAction::Weight { weight, over_ms })
+        }
         BackendVerb::Reset(backend) => (backend, BackendAction::Reset),
     };
     let changed = client.backend(service, backend, action).await?;
     printer.print(&changed, render::backend_changed)?;
     Ok(())
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn simulate(simulation: &Simulation, offline: Offline, printer: &Printer) -> Result<(), Failure> {

@@ -20,6 +20,8 @@ pub(super) struct Backend<'r> {
     pub(super) address: Key<IpAddr>,
     pub(super) weight: Key<u32>,
     pub(super) forward: Key<Forward>,
+    pub(super) priority: Key<u32>,
+    pub(super) sorry: Key<bool>,
 }
 
 /// Reads the backend that is number `index` in its service, from 0.
@@ -43,5 +45,7 @@ pub(super) fn read<'r>(
         address: reader.required("address", "where its packets go", found, |value| value.address(false)),
         weight: reader.key("weight", found, |value| value.integer(0, u16::MAX.into())),
         forward: reader.key("forward", found, forward),
+        priority: reader.key("priority", found, |value| value.integer(0, 255)),
+        sorry: reader.key("sorry", found, |value| value.boolean()),
     }
 }

@@ -37,6 +37,7 @@ pub(super) enum Place<'a> {
     Capacity,
     Service(Label<'a>),
     Health(Label<'a>),
+    Damping(Label<'a>),
     Backend(Label<'a>, Label<'a>),
 }
 
@@ -255,6 +256,7 @@ impl fmt::Display for Place<'_> {
             Place::Capacity => f.write_str("[node.capacity]"),
             Place::Service(service) => write!(f, "service {service}"),
             Place::Health(service) => write!(f, "service {service}: health"),
+            Place::Damping(service) => write!(f, "service {service}: damping"),
             Place::Backend(service, backend) => write!(f, "service {service}: backend {backend}"),
         }
     }

@@ -9,6 +9,7 @@ use super::backend::Backend;
 use super::findings::{Findings, Label, Place, Span};
 use super::health::{Health, Kind};
 use super::node::{Capacity, Node};
+use super::policy;
 use super::prime::{MAX_RING_SIZE, next_prime};
 use super::problem::{Caution, Problem};
 use super::service::Service;
@@ -196,6 +197,7 @@ fn judge_service(service: &Service<'_>, found: &mut Findings<'_>) -> Option<mode
         .health
         .as_ref()
         .map(|health| judge_health(health, service, found));
+    let policy = policy::judge(service, found);
     if service.backends.is_empty() {
         found.warn(place, service.header, Caution::NoBackends);
     }
@@ -220,6 +222,7 @@ fn judge_service(service: &Service<'_>, found: &mut Findings<'_>) -> Option<mode
             Some(health) => Some(health?),
             None => None,
         },
+        policy: policy?,
         backends,
     })
 }
@@ -302,6 +305,13 @@ fn judge_backends(service: &Service<'_>, found: &mut Findings<'_>) {
             found.error(place, address.span, Problem::FamilyOfL2 { value, vip: vip.value });
         }
     }
+    let is_sorry = |backend: &Backend<'_>| backend.sorry.typed().is_some_and(|sorry| sorry.value);
+    if let Some(first) = service.backends.first()
+        && service.backends.iter().all(is_sorry)
+    {
+        let span = first.sorry.span_or(first.header);
+        found.error(Place::Service(service.label), span, Problem::OnlySorry);
+    }
     let weightless = |backend: &Backend<'_>| backend.weight.typed().is_some_and(|weight| weight.value == 0);
     if let Some(first) = service.backends.first()
         && service.backends.iter().all(weightless)
@@ -373,6 +383,8 @@ fn model_backend(service: &Service<'_>, backend: &Backend<'_>) -> Option<model::
         address: backend.address.typed()?.value,
         weight: backend.weight.or(DEFAULT_WEIGHT)?,
         forward: forward(service, backend)?,
+        priority: backend.priority.or(0)?,
+        sorry: backend.sorry.or(false)?,
     })
 }
 

@@ -14,6 +14,7 @@ mod findings;
 mod health;
 mod meaning;
 mod node;
+mod policy;
 mod prime;
 mod problem;
 mod report;

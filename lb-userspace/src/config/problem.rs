@@ -131,6 +131,14 @@ pub(super) enum Problem {
 
     #[error("timeout {timeout} is longer than the interval, {interval}")]
     TimeoutOverInterval { timeout: String, interval: String },
+    #[error("{key} is only for {with}")]
+    OnlyWith { key: &'static str, with: &'static str },
+    #[error("{key} is missing: {setting} needs it")]
+    Needed { key: &'static str, setting: &'static str },
+    #[error("max_out {max_out} is shorter than half_life {half_life}: nothing would ever be held out")]
+    ShortDamping { max_out: String, half_life: String },
+    #[error("every backend is a sorry one: one that serves when all is well is wanted")]
+    OnlySorry,
     #[error("{key} is only for kind {only}, and this kind is {kind}")]
     NotForKind {
         key: &'static str,
@@ -154,6 +162,10 @@ pub(super) enum Caution {
     ZeroSeed { suggestion: u64 },
     #[error("ring_size {size} is small for {backends} backends, whose shares will be uneven: {enough} is enough")]
     SmallRing { size: u32, backends: usize, enough: u32 },
+    #[error("{key} does nothing without [service.health]: without checks the backends are always up")]
+    NoChecks { key: &'static str },
+    #[error("min_healthy {value} is more than the {backends} backends there are: all tiers will always serve")]
+    ManyHealthy { value: u32, backends: usize },
     #[error("no backends: the service's packets will be dropped")]
     NoBackends,
     #[error(

@@ -76,6 +76,13 @@ impl<'r> Value<'r, '_> {
             .ok_or_else(|| self.out_of_range(format!("{min} to {max}")))
     }
 
+    pub(super) fn boolean(&self) -> Result<bool, Problem> {
+        match self.toml {
+            DeValue::Boolean(word) => Ok(*word),
+            _ => Err(self.wrong_type("true or false")),
+        }
+    }
+
     /// A number without limits on its notation: 0, 0.1, 1e-1.
     pub(super) fn fraction(&self, max: f64) -> Result<f64, Problem> {
         let number = match self.toml {

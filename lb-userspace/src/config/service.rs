@@ -8,6 +8,7 @@ use toml::de::DeTable;
 use super::backend::{self, Backend};
 use super::findings::{Findings, Label, Place, Span};
 use super::health::{self, Health};
+use super::policy::{self, Policy};
 use super::prime::{MAX_RING_SIZE, is_prime, next_prime, previous_prime};
 use super::problem::Problem;
 use super::scalar::{ALL_BUILT, NotBuilt, Value, is_name};
@@ -30,6 +31,7 @@ pub(super) struct Service<'r> {
     pub(super) drain_time: Key<Duration>,
     pub(super) flow_inserts: Key<u32>,
     pub(super) ring_size: Key<u32>,
+    pub(super) policy: Policy<'r>,
     pub(super) health: Option<Health<'r>>,
     pub(super) backends: Vec<Backend<'r>>,
 }
@@ -74,6 +76,7 @@ pub(super) fn read<'r>(table: &At<&'r DeTable<'r>>, index: usize, found: &mut Fi
         }),
         flow_inserts: reader.key("flow_inserts", found, |value| value.integer(1, 10_000_000)),
         ring_size: reader.key("ring_size", found, ring_size),
+        policy: policy::read(&reader, label, found),
         health: reader
             .table("health", found)
             .map(|table| health::read(&table, label, found)),

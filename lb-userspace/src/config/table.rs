@@ -31,19 +31,32 @@ pub(super) const SERVICE: &[&str] = &[
     "drain_time",
     "flow_inserts",
     "ring_size",
+    "failover",
+    "failover_time",
+    "failback",
+    "failback_delay",
+    "slow_start",
+    "min_healthy",
+    "panic_threshold",
+    "weights",
+    "agent_port",
+    "agent_interval",
+    "damping",
     "health",
     "backend",
 ];
+pub(super) const DAMPING: &[&str] = &["changes", "half_life", "max_out"];
 pub(super) const HEALTH: &[&str] = &[
     "kind", "path", "host", "port", "interval", "timeout", "rise", "fall", "jitter", "via",
 ];
-pub(super) const BACKEND: &[&str] = &["name", "address", "weight", "forward"];
+pub(super) const BACKEND: &[&str] = &["name", "address", "weight", "forward", "priority", "sorry"];
 
 /// Where a key belongs that was found elsewhere; the likeliest table first.
 const TABLES: &[(&str, &[&str])] = &[
     ("[[service]]", SERVICE),
     ("[[service.backend]]", BACKEND),
     ("[service.health]", HEALTH),
+    ("[service.damping]", DAMPING),
     ("[node]", NODE),
     ("[node.capacity]", CAPACITY),
 ];

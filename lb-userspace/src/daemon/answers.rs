@@ -14,13 +14,18 @@ use super::rates::{by_fate, sum};
 use super::{Daemon, Event};
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::server::Call;
-use crate::api::types::*;
+use crate::api::types::{
+    Acceptance, Admin, AttachMode, BackendCounts, BackendDetail, BackendStats, Capacity, Check, Forward, Health,
+    Interface, Lookup, NextHop, Override, Probe, Rate, ServiceDetail, ServiceStats, ServiceSummary, Stats, Status,
+    Totals, Usage,
+};
 use crate::bpf::program::KernelError;
 use crate::frames;
 use crate::health::{State as HealthState, TargetId};
 use crate::model::{self, identity};
 use crate::netlink::{XdpAttachment, link_by_name};
 use crate::plan::layout::{InstalledService, Layout};
+use crate::policy::Standing;
 use crate::ring::Share;
 
 impl From<Call> for Event {
@@ -49,6 +54,12 @@ impl Daemon {
             Call::Apply { toml, file, answer } => {
                 answer.send(self.apply_config(&toml, file.as_deref(), Acceptance::Apply).await);
             }
+            Call::Confirm {
+                service,
+                backend,
+                what,
+                answer,
+            } => answer.send(self.confirm(&service, backend.as_deref(), what)),
             Call::Backend {
                 service,
                 backend,
@@ -88,6 +99,7 @@ impl Daemon {
                 .as_ref()
                 .map(|why| format!("the kernel does not hold what is wanted: {why}")),
         );
+        warnings.extend(self.unusual());
         warnings.extend(self.journal.problem());
         warnings.extend(self.config_warnings.iter().cloned());
         let slots = self
@@ -181,6 +193,7 @@ impl Daemon {
                 protocol: service.protocol.into(),
                 port: service.port,
                 forward: forward_of(service),
+                mode: self.mode_of(&service.name),
                 backends: self.counts_of(service),
                 packets: pairs.iter().map(|(_, counter)| counter.packets).sum(),
                 bytes: pairs.iter().map(|(_, counter)| counter.bytes).sum(),
@@ -207,6 +220,12 @@ impl Daemon {
             protocol: service.protocol.into(),
             port: service.port,
             forward: forward_of(service),
+            mode: self.mode_of(&service.name),
+            tiers: self
+                .world
+                .decided(&service.name)
+                .map_or(Vec::new(), |decided| decided.outcome.tiers.clone()),
+            warnings: self.unusual_of(service),
             ring_size: service.ring_size,
             hash: service.hash.into(),
             tracking: service.tracking.into(),
@@ -247,7 +266,7 @@ impl Daemon {
         BackendDetail {
             name: backend.name.clone(),
             address: backend.address,
-            weight: overridden.and_then(|one| one.weight).unwrap_or(backend.weight),
+            weight: self.world.weight(service, backend, unix_ms()),
             configured_weight: backend.weight,
             forward: backend.forward.into(),
             health: health(self.world.health_of(service, &backend.name)),
@@ -259,10 +278,17 @@ impl Daemon {
                 rtt_us: (last.outcome == crate::health::Outcome::Passed).then_some(last.took.as_micros() as u64),
             }),
             admin: overridden.and_then(|one| one.admin).unwrap_or(Admin::Enabled),
+            priority: backend.priority,
+            sorry: backend.sorry,
+            standing: self.standing(service, backend),
+            load: self.load_of(service, backend),
+            flows_remembered: self.transitions.remembered_of(service.key(), identity(&backend.name)),
             overridden: overridden.map(|one| Override {
                 admin: one.admin,
                 weight: one.weight,
                 since_unix_ms: one.since_unix_ms,
+                drain_until_unix_ms: one.drain_until_unix_ms,
+                ramp: one.ramp,
             }),
             slots,
             share: f64::from(slots) / f64::from(service.ring_size),
@@ -375,7 +401,7 @@ impl Daemon {
         slot(hash, service.ring_size)
     }
 
-    fn find_service(&self, name: &str) -> Result<&model::Service, ApiError> {
+    pub(super) fn find_service(&self, name: &str) -> Result<&model::Service, ApiError> {
         let names = || self.world.model.services.iter().map(|service| service.name.as_str());
         self.world
             .service(name)
@@ -459,7 +485,16 @@ impl Daemon {
             }
             match self.world.backend_now(service, backend) {
                 Err(_) => counts.unresolved += 1,
-                Ok(now) => counts.serving += u32::from(now.share != Share::OUT && backend.weight > 0),
+                Ok(now) => counts.serving += u32::from(now.share != Share::OUT),
+            }
+            match self
+                .world
+                .decision(service, &backend.name)
+                .map(|decision| decision.standing)
+            {
+                Some(Standing::Standby | Standing::Sorry) => counts.standby += 1,
+                Some(Standing::Damped { .. } | Standing::Waiting { .. }) => counts.held += 1,
+                _ => {}
             }
         }
         counts
@@ -493,6 +528,8 @@ fn add(sum: &mut BackendCounts, more: &BackendCounts) {
     sum.disabled += more.disabled;
     sum.unresolved += more.unresolved;
     sum.serving += more.serving;
+    sum.standby += more.standby;
+    sum.held += more.held;
 }
 
 /// What most backends have; a backend may override it.
@@ -517,6 +554,6 @@ pub(super) fn mac(mac: Mac) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
-fn unix_ms_of(instant: Instant) -> u64 {
+pub(super) fn unix_ms_of(instant: Instant) -> u64 {
     unix_ms().saturating_sub(u64::try_from(instant.elapsed().as_millis()).unwrap_or(0))
 }

@@ -18,6 +18,7 @@ use crate::journal::Note;
 use crate::model::Model;
 use crate::netlink::Watcher;
 use crate::plan::{Plan, Scope, WantedService, Write};
+use crate::policy::Change;
 
 mod diff;
 
@@ -28,6 +29,8 @@ struct Candidate {
     /// Nothing: the tables must be made anew.
     plan: Option<Plan>,
     warnings: Vec<ConfigError>,
+    /// What the policies make of it.
+    changes: Vec<(String, Change)>,
 }
 
 impl Daemon {
@@ -92,6 +95,7 @@ impl Daemon {
             wanted,
             plan,
             warnings,
+            changes,
         } = candidate;
         if let Err(error) = self.bring_to_kernel(&world.model, &wanted, plan.as_ref()).await {
             self.state = before;
@@ -109,6 +113,9 @@ impl Daemon {
         let new: Vec<String> = new.map(|service| service.name.clone()).collect();
         new.into_iter().for_each(|name| self.hold(name));
         self.world = world;
+        for (service, change) in changes {
+            self.tell_changes(&service, vec![change]);
+        }
         self.transitions.forget_unnamed();
         self.transitions.services = self.world.model.services.iter().map(|service| service.key()).collect();
         if gateway_changed {
@@ -175,6 +182,7 @@ impl Daemon {
             })?;
             world.interfaces.push(index);
         }
+        let changes = world.decide_all(super::now());
         let mut wanted = world.wanted_all();
         let plan = if self.kernel.needs_reload(&world.model) {
             None
@@ -192,6 +200,7 @@ impl Daemon {
             wanted,
             plan,
             warnings: parsed.warnings,
+            changes,
         })
     }
 

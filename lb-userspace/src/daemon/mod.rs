@@ -10,11 +10,14 @@
 //! | `operator` | drain, disable, weight |
 //! | `answers` | what the API shows |
 //! | `tell` | what has happened, as events |
+//! | `unusual` | what a service's policy does that people should know |
+//! | `drain` | drains that have ended |
 //! | `rates` | packets per second |
 //! | `sweep` | slots that changed owner, on their way back to rest |
 
 mod answers;
 mod configure;
+mod drain;
 pub mod kernel;
 mod operator;
 mod rates;
@@ -22,9 +25,10 @@ mod start;
 pub mod state;
 mod sweep;
 mod tell;
+mod unusual;
 pub mod world;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -40,11 +44,12 @@ use crate::journal::{Journal, Note};
 use crate::model::Service;
 use crate::netlink::{Answer, Watcher};
 use crate::plan::Scope;
+use drain::Drain;
 use kernel::Kernel;
 use rates::Rates;
 use state::{State, Store};
 use sweep::Transitions;
-use world::World;
+use world::{Now, World};
 
 pub use start::{DaemonError, detach, run};
 
@@ -60,6 +65,8 @@ enum Event {
     Reload,
     /// A moment has passed.
     Tick,
+    /// A policy's time has come.
+    Due,
     /// The flow table was read.
     Swept(sweep::Sweep),
     /// The daemon is to stop; the kernel goes on.
@@ -83,6 +90,8 @@ struct Daemon {
     file_hash: u64,
     rates: Rates,
     transitions: Transitions,
+    /// Backends that are draining, by service and name.
+    drains: HashMap<(String, String), Drain>,
     /// What has happened.
     journal: Journal,
     /// For threads that report to the loop.
@@ -104,10 +113,18 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long a new service may wait for the first verdicts on its backends.
 const FIRST_VERDICTS: Duration = Duration::from_millis(500);
 
+/// The time.
+fn now() -> Now {
+    Now {
+        instant: Instant::now(),
+        unix_ms: configure::unix_ms(),
+    }
+}
+
 impl Daemon {
     /// Handles events until one says stop.
     async fn serve(&mut self, mut events: mpsc::UnboundedReceiver<Event>) {
-        while let Some(event) = events.recv().await {
+        while let Some(event) = self.next_event(&mut events).await {
             if let Some(reason) = self.handle(event).await {
                 return self.farewell(reason);
             }
@@ -121,6 +138,17 @@ impl Daemon {
         }
     }
 
+    /// What happens next; a policy whose time comes first is an event, too.
+    async fn next_event(&self, events: &mut mpsc::UnboundedReceiver<Event>) -> Option<Event> {
+        match self.world.next_decision() {
+            None => events.recv().await,
+            Some(due) => tokio::select! {
+                event = events.recv() => event,
+                () = tokio::time::sleep_until(due.into()) => Some(Event::Due),
+            },
+        }
+    }
+
     async fn handle(&mut self, event: Event) -> Option<&'static str> {
         match event {
             Event::Call(call) => self.answer(*call).await,
@@ -130,6 +158,12 @@ impl Daemon {
             Event::Tick => {
                 self.rates.sample(&self.kernel);
                 self.tend_slots();
+                self.tend_overrides();
+                self.tend_drains();
+            }
+            Event::Due => {
+                let due: Vec<String> = self.world.due(Instant::now()).map(str::to_owned).collect();
+                self.stale.extend(due);
             }
             Event::Swept(sweep) => self.note_sweep(sweep),
             Event::Stop(reason) => return Some(reason),
@@ -191,6 +225,11 @@ impl Daemon {
         let ready: BTreeSet<String> = self.stale.iter().filter(|name| !self.is_held(name)).cloned().collect();
         if ready.is_empty() {
             return;
+        }
+        let now = now();
+        for name in &ready {
+            let changes = self.world.decide(name, now);
+            self.tell_changes(name, changes);
         }
         let services = ready.iter().filter_map(|name| self.world.service(name));
         let wanted: Vec<_> = services.filter_map(|service| self.world.wanted(service)).collect();

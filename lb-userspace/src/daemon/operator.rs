@@ -1,14 +1,22 @@
-//! The operator's word on a backend.
+//! The operator's word on a backend, and what it leads to with time: drains that end, weights that arrive.
 
-use super::Daemon;
+use tracing::error;
+
 use super::configure::{refused, unix_ms};
 use super::state::Override;
+use super::{Daemon, world::Overrides};
 use crate::api::error::{ApiError, ErrorKind};
-use crate::api::report::{BackendAction, BackendChanged};
+use crate::api::events::{Cause, EventKind};
+use crate::api::report::{BackendAction, BackendChanged, Confirmed};
 use crate::api::types::Admin;
+use crate::journal::Note;
+use crate::policy::Confirm;
+use crate::policy::ramp::Ramp;
 
 /// The largest weight, as in the file.
 const MOST_WEIGHT: u32 = 65_535;
+/// The longest drain or ramp: 30 days.
+const LONGEST_MS: u64 = 30 * 24 * 3600 * 1000;
 
 impl Daemon {
     /// Does what the operator says; it holds from now on, also after a restart.
@@ -19,48 +27,109 @@ impl Daemon {
         action: BackendAction,
     ) -> Result<BackendChanged, ApiError> {
         let before = self.backend_detail(service, backend)?;
-        if let BackendAction::Weight { weight } = action
-            && weight > MOST_WEIGHT
-        {
-            let message = format!("weight {weight} is out of range: 0 to {MOST_WEIGHT}");
-            return Err(ApiError::new(ErrorKind::InvalidRequest, message));
-        }
+        judge(action)?;
+        let now = unix_ms();
         let mut overrides = self.world.overrides.clone();
         let backends = overrides.entry(service.to_owned()).or_default();
-        let mut one = backends.get(backend).copied().unwrap_or(Override {
-            admin: None,
-            weight: None,
-            since_unix_ms: 0,
-        });
-        match action {
-            BackendAction::Drain => one.admin = Some(Admin::Draining),
-            BackendAction::Disable => one.admin = Some(Admin::Disabled),
-            BackendAction::Enable => one.admin = None,
-            BackendAction::Weight { weight } => one.weight = Some(weight),
-            BackendAction::Reset => (one.admin, one.weight) = (None, None),
-        }
-        one.since_unix_ms = unix_ms();
+        let one = backends.get(backend).copied().unwrap_or_default();
+        let one = said(one, action, before.weight, now);
         if one.admin.is_none() && one.weight.is_none() {
             backends.remove(backend);
         } else {
             backends.insert(backend.to_owned(), one);
         }
-        overrides.retain(|_, backends| !backends.is_empty());
-        let mut state = self.state.clone();
-        state.overrides = overrides.clone();
-        self.store.save(&state).map_err(refused)?;
-        self.state = state;
-        self.world.overrides = overrides;
-        self.world.populate_rings();
+        self.keep(overrides).map_err(refused)?;
         self.stale.insert(service.to_owned());
-        self.converge();
         self.tell_of_operator(service, backend, action, &before);
+        self.converge();
         let detail = self.backend_detail(service, backend)?;
         Ok(BackendChanged {
             service: service.to_owned(),
             backend: detail,
             warnings: self.warnings_of(service),
         })
+    }
+
+    /// Confirms a failover or a failback that waits for it.
+    pub(super) fn confirm(
+        &mut self,
+        service: &str,
+        backend: Option<&str>,
+        what: Confirm,
+    ) -> Result<Confirmed, ApiError> {
+        match backend {
+            Some(backend) => drop(self.find(service, backend)?),
+            None => drop(self.find_service(service)?),
+        }
+        let backends = self.world.confirm(service, what, backend);
+        if backends.is_empty() {
+            let whom = backend.map_or(String::new(), |backend| format!(" of backend {backend:?}"));
+            let what = match what {
+                Confirm::Failover => "failover",
+                Confirm::Failback => "failback",
+            };
+            return Err(refused(format!(
+                "no {what}{whom} of service {service:?} waits for a word"
+            )));
+        }
+        self.stale.insert(service.to_owned());
+        self.converge();
+        Ok(Confirmed {
+            service: service.to_owned(),
+            backends,
+            warnings: self.warnings_of(service),
+        })
+    }
+
+    /// Ends drains and ramps whose time is over; called every second.
+    pub(super) fn tend_overrides(&mut self) {
+        let now = unix_ms();
+        let mut overrides = self.world.overrides.clone();
+        let mut notes = Vec::new();
+        for (service, backends) in &mut overrides {
+            for (backend, one) in backends.iter_mut() {
+                if one.admin == Some(Admin::Draining) && one.drain_until_unix_ms.is_some_and(|until| now >= until) {
+                    (one.admin, one.drain_until_unix_ms) = (Some(Admin::Disabled), None);
+                    let note = Note::new(EventKind::BackendDrained, Cause::Operator).backend(service, backend);
+                    notes.push(note.change("draining", "disabled").because("its time to drain is over"));
+                    self.stale.insert(service.clone());
+                }
+                if let Some(ramp) = one.ramp.filter(|ramp| ramp.is_over(now)) {
+                    one.ramp = None;
+                    let note = Note::new(EventKind::BackendWeight, Cause::Operator).backend(service, backend);
+                    notes.push(note.change(ramp.from, ramp.to).because("its weight has arrived"));
+                    self.stale.insert(service.clone());
+                }
+            }
+        }
+        if notes.is_empty() {
+            return;
+        }
+        self.keep_or_say(overrides);
+        notes.into_iter().for_each(|note| self.tell(note));
+    }
+
+    /// Puts overrides in force that time has changed: in memory at least.
+    pub(super) fn keep_or_say(&mut self, overrides: Overrides) {
+        if let Err(error) = self.keep(overrides.clone()) {
+            error!(%error, "the overrides on the disk are old");
+            self.take_over(overrides);
+        }
+    }
+
+    fn keep(&mut self, mut overrides: Overrides) -> Result<(), super::state::StateError> {
+        overrides.retain(|_, backends| !backends.is_empty());
+        let mut state = self.state.clone();
+        state.overrides = overrides.clone();
+        self.store.save(&state)?;
+        self.take_over(overrides);
+        Ok(())
+    }
+
+    fn take_over(&mut self, overrides: Overrides) {
+        self.state.overrides = overrides.clone();
+        self.world.overrides = overrides;
+        self.world.populate_rings();
     }
 
     fn warnings_of(&self, name: &str) -> Vec<String> {
@@ -78,5 +147,61 @@ impl Daemon {
                 .map(|why| format!("the kernel does not hold what is wanted: {why}")),
         );
         warnings
+    }
+}
+
+/// Refuses what is out of range.
+fn judge(action: BackendAction) -> Result<(), ApiError> {
+    let invalid = |message| Err(ApiError::new(ErrorKind::InvalidRequest, message));
+    let (weight, time) = match action {
+        BackendAction::Weight { weight, over_ms } => (weight, over_ms),
+        BackendAction::Drain { timeout_ms } => (0, timeout_ms),
+        _ => (0, None),
+    };
+    if weight > MOST_WEIGHT {
+        return invalid(format!("weight {weight} is out of range: 0 to {MOST_WEIGHT}"));
+    }
+    match time {
+        Some(time) if time > LONGEST_MS => invalid(format!("{time} ms is too long: {LONGEST_MS} ms, 30 days, at most")),
+        _ => Ok(()),
+    }
+}
+
+/// An override after the operator's word. `weight` is the one in force.
+fn said(one: Override, action: BackendAction, weight: u32, now: u64) -> Override {
+    let one = Override {
+        since_unix_ms: now,
+        ..one
+    };
+    match action {
+        BackendAction::Drain { timeout_ms } => Override {
+            admin: Some(Admin::Draining),
+            drain_until_unix_ms: timeout_ms.map(|timeout| now + timeout),
+            ..one
+        },
+        BackendAction::Disable => Override {
+            admin: Some(Admin::Disabled),
+            drain_until_unix_ms: None,
+            ..one
+        },
+        BackendAction::Enable => Override {
+            admin: None,
+            drain_until_unix_ms: None,
+            ..one
+        },
+        BackendAction::Weight { weight: to, over_ms } => Override {
+            weight: Some(to),
+            ramp: over_ms.filter(|over| *over > 0 && to != weight).map(|over| Ramp {
+                from: weight,
+                to,
+                begin_unix_ms: now,
+                end_unix_ms: now + over,
+            }),
+            ..one
+        },
+        BackendAction::Reset => Override {
+            since_unix_ms: now,
+            ..Override::default()
+        },
     }
 }

@@ -28,7 +28,7 @@ use crate::bpf::links::{self, AttachError};
 use crate::config::{self, Errors, Parsed};
 use crate::health::{self, Checker, State as Health, TargetId};
 use crate::journal::{self, Journal, Note};
-use crate::model::{Backend, Model, Node, identity};
+use crate::model::{Backend, Failback, Model, Node, Service, identity};
 use crate::netlink::{Answer, NetlinkError, Watcher};
 use crate::object;
 use crate::plan::Scope;
@@ -173,6 +173,7 @@ async fn run_here(
         file_hash,
         rates: Rates::default(),
         transitions: Transitions::of(services),
+        drains: HashMap::new(),
         journal,
         events: events.clone(),
         started: Instant::now(),
@@ -250,7 +251,14 @@ async fn prepare(
     watcher.watch(world.addresses());
     world.set_ways(watcher.resolve_all(FIRST_WAYS).await?);
     let served = served_before(&kernel, &world);
+    let out = out_before(&kernel, &world, &served);
     world.health.extend(served.into_iter().map(|id| (id, Health::Up)));
+    let now = super::now();
+    for TargetId { service, backend } in out {
+        world.was_out(&service, &backend, now.instant);
+    }
+    // What it was before is not known: the changes mean nothing.
+    world.decide_all(now);
     let wanted = world.wanted_all();
     let plan = if kernel.needs_reload(&world.model) {
         info!("the tables are made anew: other capacities");
@@ -318,6 +326,35 @@ fn served_before(kernel: &Kernel, world: &World) -> BTreeSet<TargetId> {
         served.extend(names.map(|backend| TargetId::new(&service.name, backend)));
     }
     served
+}
+
+/// Who was out in the tables that were taken over, of services that do not take backends back by themselves: the tables
+/// remember what an operator has not confirmed yet.
+fn out_before(kernel: &Kernel, world: &World, served: &BTreeSet<TargetId>) -> Vec<TargetId> {
+    if !kernel.taken_over() {
+        return Vec::new();
+    }
+    let layout = kernel.layout();
+    let mut out = Vec::new();
+    let waits = |service: &&Service| service.health.is_some() && service.policy.failback != Failback::Auto;
+    for service in world.model.services.iter().filter(waits) {
+        let Some(installed) = layout.services.get(&service.key()) else {
+            continue;
+        };
+        let serves = |backend: &Backend| served.contains(&TargetId::new(&service.name, &backend.name));
+        // Later tiers have no slots while all is well.
+        let serving = service.backends.iter().filter(|backend| serves(backend));
+        let last = serving.map(|backend| backend.priority).max();
+        for backend in &service.backends {
+            let there = installed.identities.contains(&identity(&backend.name));
+            let allowed = world.overridden(&service.name, &backend.name).is_none() && backend.weight > 0;
+            let expected = !backend.sorry && last.is_some_and(|last| backend.priority <= last);
+            if there && allowed && expected && !serves(backend) {
+                out.push(TargetId::new(&service.name, &backend.name));
+            }
+        }
+    }
+    out
 }
 
 /// Sends everything that comes out of `receiver` into the loop.

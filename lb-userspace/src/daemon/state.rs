@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::api::types::Admin;
+use crate::policy::ramp::Ramp;
 
 /// Why the state could not be read or kept.
 #[derive(Debug, Error)]
@@ -63,15 +64,37 @@ pub struct Applied {
 }
 
 /// What an operator has set differently from the file.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Override {
     /// `draining` or `disabled`.
     pub admin: Option<Admin>,
-    /// Another weight.
+    /// Another weight: where a ramp leads, if there is one.
     pub weight: Option<u32>,
     /// When it was last changed.
     pub since_unix_ms: u64,
+    /// When a drain ends, whether there are connections left or not.
+    #[serde(default)]
+    pub drain_until_unix_ms: Option<u64>,
+    /// The weight on its way.
+    #[serde(default)]
+    pub ramp: Option<Ramp>,
+}
+
+impl Override {
+    /// The operator's weight at a time, if there is one.
+    pub fn weight_at(&self, now_unix_ms: u64) -> Option<u32> {
+        match self.ramp {
+            Some(ramp) => Some(ramp.weight(now_unix_ms)),
+            None => self.weight,
+        }
+    }
+
+    /// The largest weight that it has or will have: a ring is made for that one.
+    pub fn most_weight(&self, configured: u32) -> u32 {
+        let ramp = self.ramp.map_or(0, |ramp| ramp.from.max(ramp.to));
+        configured.max(self.weight.unwrap_or(0)).max(ramp)
+    }
 }
 
 /// The file that holds the state.
@@ -156,6 +179,8 @@ mod tests {
             admin: Some(Admin::Draining),
             weight: None,
             since_unix_ms: 7,
+            drain_until_unix_ms: Some(9),
+            ramp: None,
         };
         State {
             applied: Some(Applied {

@@ -30,8 +30,8 @@ pub(super) struct Sweep {
 struct Live {
     /// Slots that have one, and whom theirs name.
     slots: HashMap<u32, Named>,
-    /// Backends that are named by one, by the low half of their identity.
-    owners: HashSet<u32>,
+    /// How many name a backend, by the low half of its identity.
+    owners: HashMap<u32, u64>,
     count: u64,
 }
 
@@ -57,6 +57,10 @@ pub(super) struct Transitions {
     last_sweep: Option<Instant>,
     /// Remembered flows by service, at the last sweep.
     pub(super) remembered: HashMap<u32, u64>,
+    /// The same by service and low half of the backend's identity.
+    remembered_by: HashMap<(u32, u32), u64>,
+    /// When the last sweep that was read to its end began.
+    pub(super) swept: Option<Instant>,
 }
 
 impl Transitions {
@@ -66,6 +70,14 @@ impl Transitions {
             services,
             ..Self::default()
         }
+    }
+
+    /// Flows of a backend that were remembered at the last sweep.
+    pub(super) fn remembered_of(&self, key: ServiceKey, identity: u64) -> u64 {
+        self.remembered_by
+            .get(&(tag(key), identity as u32))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// After another configuration: who leaves now may have left before.
@@ -102,6 +114,9 @@ impl Daemon {
                     if restless == 0 && leaving == 0 && !always {
                         self.transitions.services.remove(&key);
                         self.transitions.remembered.remove(&tag(key));
+                        self.transitions
+                            .remembered_by
+                            .retain(|(tagged, _), _| *tagged != tag(key));
                     }
                 }
                 _ => {
@@ -188,7 +203,7 @@ impl Daemon {
             self.world.dismiss(key, |backend| {
                 let identity = identity(&backend.name);
                 let unnamed = unnamed.get(&(key, identity)).is_some_and(|since| *since < sweep.begun);
-                unnamed && !owners.is_some_and(|owners| owners.contains(&(identity as u32)))
+                unnamed && !owners.is_some_and(|owners| owners.contains_key(&(identity as u32)))
             });
             let gone = before - self.world.leaving(key).len();
             if gone > 0 {
@@ -239,6 +254,11 @@ impl Daemon {
             return error!(%error, "the flow table could not be read to its end");
         }
         self.transitions.remembered = sweep.live.iter().map(|(tag, live)| (*tag, live.count)).collect();
+        let tags = sweep.live.iter();
+        let owners =
+            tags.flat_map(|(tag, live)| live.owners.iter().map(move |(owner, count)| ((*tag, *owner), *count)));
+        self.transitions.remembered_by = owners.collect();
+        self.transitions.swept = Some(sweep.begun);
         self.dismiss_leaving(&sweep);
         let layout = self.kernel.layout();
         let tables = &self.kernel.balancer.tables;
@@ -310,7 +330,7 @@ fn sweep(map: &std::os::fd::OwnedFd, services: &HashMap<u32, (u32, u32)>, events
                 }
             })
             .or_insert(named);
-        live.owners.insert(entry.identity);
+        *live.owners.entry(entry.identity).or_insert(0) += 1;
         live.count += 1;
         Keep::Yes
     });

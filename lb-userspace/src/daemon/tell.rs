@@ -11,6 +11,7 @@ use crate::api::report::BackendAction;
 use crate::api::types::BackendDetail;
 use crate::journal::Note;
 use crate::netlink::Answer;
+use crate::policy::Change;
 
 /// An address in more places than this is told of once, for the node.
 const PLACES: usize = 16;
@@ -19,6 +20,18 @@ impl Daemon {
     /// Takes in an event.
     pub(super) fn tell(&mut self, note: Note) {
         self.journal.add(note, unix_ms());
+    }
+
+    /// Tells of what a service's policy has changed.
+    pub(super) fn tell_changes(&mut self, service: &str, changes: Vec<Change>) {
+        for change in changes {
+            let note = Note::new(change.kind, Cause::Policy).service(service);
+            let note = Note {
+                backend: change.backend,
+                ..note
+            };
+            self.tell(note.change(change.from, change.to).because(change.why));
+        }
     }
 
     /// Tells of a way that is lost or found again. One that only changes is for the log.
@@ -57,7 +70,7 @@ impl Daemon {
         before: &BackendDetail,
     ) {
         let (kind, from, to) = match action {
-            BackendAction::Drain => (
+            BackendAction::Drain { .. } => (
                 EventKind::BackendDraining,
                 before.admin.to_string(),
                 "draining".to_owned(),
@@ -72,12 +85,18 @@ impl Daemon {
                 before.admin.to_string(),
                 "enabled".to_owned(),
             ),
-            BackendAction::Weight { weight } => {
+            BackendAction::Weight { weight, .. } => {
                 (EventKind::BackendWeight, before.weight.to_string(), weight.to_string())
             }
             BackendAction::Reset => (EventKind::BackendReset, String::new(), "as the file has it".to_owned()),
         };
+        let seconds = |ms: Option<u64>| ms.map(|ms| format!("{} s", ms as f64 / 1000.0));
+        let why = match action {
+            BackendAction::Drain { timeout_ms } => seconds(timeout_ms).map(|time| format!("disabled after {time}")),
+            BackendAction::Weight { over_ms, .. } => seconds(over_ms).map(|time| format!("over {time}")),
+            _ => None,
+        };
         let note = Note::new(kind, Cause::Operator).backend(service, backend);
-        self.tell(note.change(from, to));
+        self.tell(note.change(from, to).because(why.unwrap_or_default()));
     }
 }

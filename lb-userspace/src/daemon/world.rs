@@ -1,22 +1,38 @@
 //! What the daemon knows: the model, the operator's word, the backends' health, the ways to them. Pure: it asks nobody.
 
+mod policy;
+mod rings;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use lb_common::map::ServiceKey;
 
 use super::state::Override;
-use crate::api::types::Admin;
 use crate::health::{State as Health, TargetId};
-use crate::model::{Backend, Forward, Model, Node, Protocol, Service, Tracking};
+use crate::model::{Backend, Forward, Model, Node, Protocol, Service, Tracking, Weights};
 use crate::netlink::{Answer, NextHop};
 use crate::plan::WantedService;
+use crate::policy::Machine;
 use crate::ring::{Member, Ring, Share};
 use crate::wish::{self, BackendNow, Way};
+pub use policy::{Agent, Decided, Load};
 
 /// Overrides by service and backend.
 pub type Overrides = BTreeMap<String, BTreeMap<String, Override>>;
+
+/// The time by both clocks: one that only goes on, and the one that people and restarts know.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For what begins and ends while the daemon runs.
+    pub instant: Instant,
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+}
 
 /// Everything that decides what the kernel should hold.
 #[derive(Clone)]
@@ -33,6 +49,12 @@ pub struct World {
     /// The last way to an address that is unreachable now: its rows keep it.
     last_ways: HashMap<IpAddr, NextHop>,
     rings: HashMap<String, Arc<ServiceRing>>,
+    /// The services' policies at work, by name.
+    machines: HashMap<String, Machine>,
+    /// What they decided last, by name.
+    decided: HashMap<String, Decided>,
+    /// What backends report of their load, and how fast they answer.
+    pub loads: HashMap<TargetId, Load>,
     /// Backends that are not configured any more and still serve the flows that they have.
     leaving: HashMap<ServiceKey, Vec<Backend>>,
 }
@@ -57,6 +79,9 @@ impl World {
             ways: HashMap::new(),
             last_ways: HashMap::new(),
             rings: HashMap::new(),
+            machines: HashMap::new(),
+            decided: HashMap::new(),
+            loads: HashMap::new(),
             leaving: HashMap::new(),
         };
         world.replace_model(model);
@@ -87,6 +112,15 @@ impl World {
             !backends.is_empty()
         });
         self.rings.retain(|service, _| services.contains_key(service.as_str()));
+        self.machines
+            .retain(|service, _| services.contains_key(service.as_str()));
+        // What was decided is about other backends: nothing counts until it is decided anew.
+        self.decided.clear();
+        self.loads.retain(|id, _| {
+            services
+                .get(&*id.service)
+                .is_some_and(|service| weighs(service, &id.backend))
+        });
         let addresses: BTreeSet<IpAddr> = self.addresses();
         self.ways.retain(|address, _| addresses.contains(address));
         self.last_ways.retain(|address, _| addresses.contains(address));
@@ -288,34 +322,6 @@ impl World {
         })
     }
 
-    /// Whether a backend serves the flows that it has.
-    fn serves(&self, service: &Service, backend: &Backend) -> bool {
-        let overridden = self.overridden(&service.name, &backend.name);
-        let admin = overridden
-            .and_then(|overridden| overridden.admin)
-            .unwrap_or(Admin::Enabled);
-        self.health_of(service, &backend.name) == Health::Up && admin != Admin::Disabled
-    }
-
-    /// The share of its weight in the ring that health and operator leave a backend.
-    fn share(&self, service: &Service, backend: &Backend) -> Share {
-        let overridden = self.overridden(&service.name, &backend.name);
-        let admin = overridden
-            .and_then(|overridden| overridden.admin)
-            .unwrap_or(Admin::Enabled);
-        if self.health_of(service, &backend.name) != Health::Up || admin != Admin::Enabled {
-            return Share::OUT;
-        }
-        match overridden.and_then(|overridden| overridden.weight) {
-            Some(weight) if weight < backend.weight => {
-                let share = u64::from(weight) * u64::from(u16::MAX) / u64::from(backend.weight);
-                // A weight above 0 is not nothing, however small its share.
-                Share(share.max(u64::from(weight > 0)) as u16)
-            }
-            _ => Share::FULL,
-        }
-    }
-
     /// What the kernel should hold for a service.
     pub fn wanted(&self, service: &Service) -> Option<WantedService> {
         let ring = self.rings.get(&service.name)?;
@@ -366,55 +372,6 @@ impl World {
             .map(|service| (service.key(), service.name.as_str()))
             .collect()
     }
-
-    /// Populates the rings whose members or size have changed, on all CPUs. Only a changed file repopulates, or a weight
-    /// that an operator raises above the file's.
-    pub fn populate_rings(&mut self) {
-        let mut missing: Vec<(&Service, Vec<Member>)> = Vec::new();
-        for service in &self.model.services {
-            let members = wish::members(service, &self.ring_weights(service));
-            let same = |ring: &Arc<ServiceRing>| ring.size == service.ring_size && ring.members == members;
-            if !self.rings.get(&service.name).is_some_and(same) {
-                missing.push((service, members));
-            }
-        }
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let chunk = missing.len().div_ceil(threads).max(1);
-        let populated: Vec<(String, Arc<ServiceRing>)> = std::thread::scope(|scope| {
-            let workers: Vec<_> = missing
-                .chunks(chunk)
-                .map(|services| {
-                    scope.spawn(|| {
-                        let populate = |(service, members): &(&Service, Vec<Member>)| {
-                            let ring = Ring::populate(members, service.ring_size);
-                            let ring = ServiceRing {
-                                members: members.clone(),
-                                size: service.ring_size,
-                                ring,
-                            };
-                            (service.name.clone(), Arc::new(ring))
-                        };
-                        services.iter().map(populate).collect::<Vec<_>>()
-                    })
-                })
-                .collect();
-            workers
-                .into_iter()
-                .flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
-        });
-        self.rings.extend(populated);
-    }
-
-    fn ring_weights(&self, service: &Service) -> Vec<u32> {
-        let weight = |backend: &Backend| {
-            let overridden = self
-                .overridden(&service.name, &backend.name)
-                .and_then(|overridden| overridden.weight);
-            overridden.map_or(backend.weight, |weight| weight.max(backend.weight))
-        };
-        service.backends.iter().map(weight).collect()
-    }
 }
 
 /// Whether flows of a service are ever remembered.
@@ -424,6 +381,11 @@ fn remembers(service: &Service) -> bool {
         Tracking::Adaptive => service.protocol == Protocol::Tcp,
         Tracking::Always => true,
     }
+}
+
+/// Whether a backend's share depends on its load.
+fn weighs(service: &Service, backend: &str) -> bool {
+    service.policy.weights != Weights::Static && service.backends.iter().any(|known| known.name == backend)
 }
 
 fn tunnel_source(node: &Node, backend: IpAddr) -> Option<IpAddr> {

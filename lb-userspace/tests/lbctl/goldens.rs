@@ -97,6 +97,11 @@ fn service() {
 }
 
 #[test]
+fn a_service_under_stress() {
+    table("service-stressed", |view| render::service(&samples::stressed(), view));
+}
+
+#[test]
 fn a_service_without_backends_or_checks() {
     let mut service = samples::service();
     service.backends.clear();

@@ -6,6 +6,7 @@ use lb_common::reason::Reason;
 use lb_userspace::api::events::*;
 use lb_userspace::api::report::*;
 use lb_userspace::api::types::*;
+use lb_userspace::policy::ramp::Ramp;
 
 /// The time at which all samples are looked at: 2026-03-01, 12:00 UTC.
 pub(crate) const NOW: u64 = 1_772_366_400_000;
@@ -65,6 +66,8 @@ pub(crate) fn status() -> Status {
             disabled: 0,
             unresolved: 1,
             serving: 5,
+            standby: 1,
+            held: 0,
         },
         capacity: Capacity {
             services: Usage {
@@ -99,6 +102,11 @@ pub(crate) fn services() -> Vec<ServiceSummary> {
             protocol,
             port,
             forward,
+            mode: if serving > 0 {
+                ServiceMode::Normal
+            } else {
+                ServiceMode::Nobody
+            },
             backends: BackendCounts {
                 total,
                 up: serving,
@@ -139,6 +147,7 @@ pub(crate) fn service() -> ServiceDetail {
         reason: reason.to_owned(),
         rtt_us,
     };
+    let standing = |state, until_unix_ms| Standing { state, until_unix_ms };
     let hop = |mac: &str| NextHop {
         interface: Some("eth0".to_owned()),
         gateway: None,
@@ -155,6 +164,11 @@ pub(crate) fn service() -> ServiceDetail {
         health_since_unix_ms: Some(NOW - 77 * HOUR),
         last_probe: Some(probe(120, true, "status 200", Some(312))),
         admin: Admin::Enabled,
+        priority: 0,
+        sorry: false,
+        standing: standing(StandingState::Serving, None),
+        load: None,
+        flows_remembered: 0,
         overridden: None,
         slots: 43_690,
         share: 43_690.0 / 65_537.0,
@@ -169,6 +183,7 @@ pub(crate) fn service() -> ServiceDetail {
         health: Health::Down,
         health_since_unix_ms: Some(NOW - 42_000),
         last_probe: Some(probe(80, false, "connection refused", None)),
+        standing: standing(StandingState::Down, None),
         slots: 0,
         share: 0.0,
         next_hop: hop("02:00:00:00:0a:0c"),
@@ -186,6 +201,8 @@ pub(crate) fn service() -> ServiceDetail {
             admin: None,
             weight: Some(50),
             since_unix_ms: NOW - 3 * MINUTE,
+            drain_until_unix_ms: None,
+            ramp: None,
         }),
         slots: 21_847,
         share: 21_847.0 / 65_537.0,
@@ -206,7 +223,11 @@ pub(crate) fn service() -> ServiceDetail {
             admin: Some(Admin::Draining),
             weight: None,
             since_unix_ms: NOW - 12 * MINUTE,
+            drain_until_unix_ms: Some(NOW + 8 * MINUTE),
+            ramp: None,
         }),
+        standing: standing(StandingState::Draining, Some(NOW + 8 * MINUTE)),
+        flows_remembered: 402,
         slots: 0,
         share: 0.0,
         next_hop: NextHop {
@@ -226,6 +247,9 @@ pub(crate) fn service() -> ServiceDetail {
         protocol: Protocol::Tcp,
         port: 80,
         forward: Forward::Ipip,
+        mode: ServiceMode::Normal,
+        tiers: vec![0],
+        warnings: Vec::new(),
         ring_size: 65_537,
         hash: HashInput::FiveTuple,
         tracking: Tracking::Adaptive,
@@ -252,6 +276,56 @@ pub(crate) fn service() -> ServiceDetail {
         backends: vec![up, down, reweighted, draining],
         rate: rate(771_890.0),
     }
+}
+
+/// A service under stress: everything that a policy can do at once.
+pub(crate) fn stressed() -> ServiceDetail {
+    let mut service = service();
+    let standing = |state, until: Option<u64>| Standing {
+        state,
+        until_unix_ms: until.map(|ms| NOW + ms),
+    };
+    let template = service.backends[0].clone();
+    let states = [
+        (StandingState::Serving, Health::Up, None),
+        (StandingState::Pending, Health::Down, None),
+        (StandingState::Rising, Health::Up, None),
+        (StandingState::Damped, Health::Up, Some(95_000)),
+        (StandingState::Waiting, Health::Up, Some(40_000)),
+        (StandingState::Waiting, Health::Up, None),
+        (StandingState::Standby, Health::Up, None),
+        (StandingState::Sorry, Health::Up, None),
+    ];
+    service.backends = states
+        .into_iter()
+        .zip(1..)
+        .map(|((state, health, until), number)| BackendDetail {
+            name: format!("web-{number}"),
+            health,
+            standing: standing(state, until),
+            sorry: state == StandingState::Sorry,
+            priority: u32::from(state == StandingState::Standby),
+            ..template.clone()
+        })
+        .collect();
+    service.backends[0].load = Some(0.4);
+    service.backends[2].overridden = Some(Override {
+        admin: None,
+        weight: Some(200),
+        since_unix_ms: NOW - MINUTE,
+        drain_until_unix_ms: None,
+        ramp: Some(Ramp {
+            from: 10,
+            to: 200,
+            begin_unix_ms: NOW - MINUTE,
+            end_unix_ms: NOW + 9 * MINUTE,
+        }),
+    });
+    service.warnings = vec![
+        "PANIC: too few backends are healthy, so all are used whatever their checks say".to_owned(),
+        "web-2: down and serving until you confirm with `lbctl failover web`".to_owned(),
+    ];
+    service
 }
 
 pub(crate) fn events() -> Vec<Event> {

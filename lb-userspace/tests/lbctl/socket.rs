@@ -7,9 +7,10 @@ use lb_userspace::api::MAX_REQUEST;
 use lb_userspace::api::client::{Client, ClientError};
 use lb_userspace::api::error::{ApiError, ErrorKind};
 use lb_userspace::api::events::EventQuery;
-use lb_userspace::api::report::BackendAction;
+use lb_userspace::api::report::{BackendAction, Confirmed};
 use lb_userspace::api::server::{Call, Timeouts, serve};
 use lb_userspace::api::socket::bind;
+use lb_userspace::policy::Confirm;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -114,6 +115,16 @@ fn answer(call: Call) {
             report.plan.warnings[0].message = format!("{} bytes of {file:?}", toml.len());
             answer.send(Ok(report));
         }
+        Call::Confirm {
+            service,
+            backend,
+            what,
+            answer,
+        } => answer.send(Ok(Confirmed {
+            service,
+            backends: backend.into_iter().collect(),
+            warnings: vec![format!("{what:?}")],
+        })),
         Call::Backend {
             service,
             backend,
@@ -169,14 +180,30 @@ async fn every_request_reaches_the_loop_and_comes_back() {
     assert_eq!(report.plan.warnings[0].message, "5 bytes of Some(\"/etc/a b&c.toml\")");
 
     for action in [
-        BackendAction::Drain,
+        BackendAction::Drain { timeout_ms: None },
+        BackendAction::Drain { timeout_ms: Some(7) },
         BackendAction::Enable,
         BackendAction::Disable,
         BackendAction::Reset,
-        BackendAction::Weight { weight: 50 },
+        BackendAction::Weight {
+            weight: 50,
+            over_ms: None,
+        },
+        BackendAction::Weight {
+            weight: 50,
+            over_ms: Some(60_000),
+        },
     ] {
         let changed = client.backend("web", "web-4", action).await.expect("answered");
         assert_eq!(changed.warnings, [format!("{action:?}")]);
+    }
+    for (what, backend) in [(Confirm::Failover, None), (Confirm::Failback, Some("a b"))] {
+        let done = client.confirm("we b", backend, what).await.expect("answered");
+        assert_eq!(
+            (done.service.as_str(), done.backends.first().map(String::as_str)),
+            ("we b", backend)
+        );
+        assert_eq!(done.warnings, [format!("{what:?}")]);
     }
 }
 
@@ -193,7 +220,12 @@ async fn the_loops_errors_come_back_whole() {
         (unknown.kind, unknown.suggestions.as_slice()),
         (ErrorKind::NotFound, ["web".to_owned()].as_slice())
     );
-    let unknown = error(client.backend("web", "web-3", BackendAction::Drain).await.map(drop));
+    let unknown = error(
+        client
+            .backend("web", "web-3", BackendAction::Drain { timeout_ms: None })
+            .await
+            .map(drop),
+    );
     assert_eq!(unknown.suggestions, ["web-1", "web-4"]);
     let invalid = error(client.plan("wrong".to_owned(), None).await.map(drop));
     assert_eq!(

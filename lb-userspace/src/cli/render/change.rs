@@ -4,7 +4,7 @@ use super::service::backend_line;
 use super::status::part;
 use super::units::{grouped, millis, percent};
 use super::{Tone, View, clean, counted};
-use crate::api::report::{ApplyReport, BackendChanged, Change, ChangeAction, CheckReport, PlanReport};
+use crate::api::report::{ApplyReport, BackendChanged, Change, ChangeAction, CheckReport, Confirmed, PlanReport};
 
 /// Rings that are listed one by one; of more, only the sum is of interest.
 const RINGS: usize = 20;
@@ -45,6 +45,16 @@ pub fn apply(report: &ApplyReport, view: &View) -> String {
 pub fn backend_changed(changed: &BackendChanged, view: &View) -> String {
     let mut text = backend_line(&changed.service, &changed.backend, view);
     for warning in &changed.warnings {
+        text.push_str(&view.paragraph(Tone::Warn, "warning: ", "         ", warning));
+    }
+    text
+}
+
+/// A failover or failback that an operator has confirmed.
+pub fn confirmed(done: &Confirmed, what: &str, view: &View) -> String {
+    let names = clean(&done.backends.join(", "));
+    let mut text = format!("{what} of {} confirmed: {names}\n", clean(&done.service));
+    for warning in &done.warnings {
         text.push_str(&view.paragraph(Tone::Warn, "warning: ", "         ", warning));
     }
     text

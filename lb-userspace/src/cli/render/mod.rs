@@ -12,7 +12,7 @@ mod status;
 mod table;
 mod units;
 
-pub use change::{apply, backend_changed, check, plan};
+pub use change::{apply, backend_changed, check, confirmed, plan};
 pub use events::events;
 pub use findings::{Severity, failure, findings};
 pub use service::{lookup, service, services};

@@ -7,7 +7,8 @@ use super::table::{Cell, Table, left, right};
 use super::units::{age, bar, bit_rate, bytes, count, grouped, micros, millis, percent, rate};
 use super::{Tone, View, clean};
 use crate::api::types::{
-    Admin, BackendDetail, Check, Health, Lookup, NextHop, Protocol, ServiceDetail, ServiceSummary,
+    Admin, BackendDetail, Check, Health, Lookup, NextHop, Protocol, ServiceDetail, ServiceMode, ServiceSummary,
+    StandingState,
 };
 
 /// Columns of a bar.
@@ -24,6 +25,7 @@ pub fn services(services: &[ServiceSummary], view: &View) -> String {
         left("FORWARD").optional(2),
         left("SERVE"),
         right(""),
+        left("MODE"),
         right("PACKETS").optional(1),
         right("BYTES").optional(1),
         right("PACKETS/S"),
@@ -43,6 +45,7 @@ pub fn services(services: &[ServiceSummary], view: &View) -> String {
             service.forward.name().into(),
             Cell::new(tone, bar(part(counts.serving.into(), counts.total.into()), BAR)),
             Cell::new(tone, format!("{}/{}", counts.serving, counts.total)),
+            mode(service.mode),
             count(service.packets).into(),
             bytes(service.bytes).into(),
             rate(service.rate.packets_per_second).into(),
@@ -51,6 +54,18 @@ pub fn services(services: &[ServiceSummary], view: &View) -> String {
         table.row(cells, []);
     }
     table.render(view)
+}
+
+/// How it is served, if that is unusual.
+fn mode(mode: ServiceMode) -> Cell {
+    match mode {
+        ServiceMode::Normal => "".into(),
+        ServiceMode::Starting => Cell::new(Tone::Warn, "starting"),
+        ServiceMode::Panic => Cell::new(Tone::Bad, "PANIC"),
+        ServiceMode::LastResort => Cell::new(Tone::Bad, "LAST RESORT"),
+        ServiceMode::Sorry => Cell::new(Tone::Bad, "SORRY"),
+        ServiceMode::Nobody => Cell::new(Tone::Bad, "NOBODY"),
+    }
 }
 
 /// One service with its backends; under each what is wrong with it.
@@ -91,6 +106,9 @@ pub fn service(service: &ServiceDetail, view: &View) -> String {
         bit_rate(service.rate.bits_per_second),
     );
     text.push_str(&view.paragraph(tone, "", "  ", &traffic));
+    for warning in &service.warnings {
+        text.push_str(&view.paragraph(Tone::Bad, "warning: ", "         ", warning));
+    }
     let table = table(service, view).render(view);
     if !table.is_empty() {
         text.push('\n');
@@ -154,6 +172,7 @@ fn table(service: &ServiceDetail, view: &View) -> Table {
         left("BACKEND"),
         left("ADDRESS"),
         right("WEIGHT"),
+        right("TIER"),
         left("STATE"),
         left("SHARE"),
         right(""),
@@ -174,6 +193,7 @@ fn table(service: &ServiceDetail, view: &View) -> Table {
             Cell::from(&backend.name),
             backend.address.to_string().into(),
             grouped(backend.weight.into()).into(),
+            tier(service, backend).into(),
             Cell::new(tone, state),
             bar(length, BAR).into(),
             percent(backend.share).into(),
@@ -202,6 +222,22 @@ fn state(backend: &BackendDetail, view: &View) -> (Tone, String) {
         Some(then) => format!("{state} {}", age(then, view.now_unix_ms)),
         None => state.to_owned(),
     };
+    let held = match backend.standing.state {
+        StandingState::Pending => Some((Tone::Bad, "down, serving on")),
+        StandingState::Falling => Some((Tone::Bad, "down, going")),
+        StandingState::Rising => Some((Tone::Warn, "up, coming back")),
+        StandingState::Damped => Some((Tone::Warn, "up, held out")),
+        StandingState::Waiting => Some((Tone::Warn, "up, waiting")),
+        StandingState::Standby => Some((Tone::Plain, "standby")),
+        StandingState::Sorry => Some((Tone::Plain, "sorry")),
+        // Its own word: the operator has said nothing.
+        StandingState::Draining if backend.admin == Admin::Enabled => Some((Tone::Warn, "draining itself")),
+        StandingState::Disabled if backend.admin == Admin::Enabled => Some((Tone::Warn, "in maintenance")),
+        _ => None,
+    };
+    if let Some((tone, state)) = held {
+        return (tone, state.to_owned());
+    }
     match (backend.admin, backend.health) {
         (Admin::Disabled, Health::Down) => (Tone::Bad, "disabled, down".to_owned()),
         (Admin::Disabled, _) => (Tone::Warn, "disabled".to_owned()),
@@ -230,6 +266,11 @@ fn notes(backend: &BackendDetail, view: &View) -> Vec<Cell> {
     if let Some(why) = &backend.next_hop.unresolved {
         notes.push(Cell::new(Tone::Bad, format!("no next hop: {why}")));
     }
+    notes.extend(standing_note(backend, view).map(|note| Cell::new(Tone::Warn, note)));
+    if let Some(load) = backend.load.filter(|load| *load < 1.0) {
+        let note = format!("its load leaves it {} of its weight", percent(load));
+        notes.push(Cell::new(Tone::Warn, note));
+    }
     if let Some(overridden) = &backend.overridden {
         let admin = overridden.admin.map(|admin| admin.name().to_owned());
         let weight = overridden
@@ -237,12 +278,43 @@ fn notes(backend: &BackendDetail, view: &View) -> Vec<Cell> {
             .map(|weight| format!("weight {weight} instead of {}", backend.configured_weight));
         let what: Vec<String> = admin.into_iter().chain(weight).collect();
         let ago = age(overridden.since_unix_ms, view.now_unix_ms);
-        notes.push(Cell::new(
-            Tone::Warn,
-            format!("overridden {ago} ago: {}", what.join(", ")),
-        ));
+        let mut note = format!("overridden {ago} ago: {}", what.join(", "));
+        if let Some(ramp) = overridden.ramp {
+            let left = age(view.now_unix_ms, ramp.end_unix_ms);
+            note.push_str(&format!(", on its way from {}, there in {left}", ramp.from));
+        }
+        notes.push(Cell::new(Tone::Warn, note));
     }
     notes
+}
+
+/// Its tier, where there is more than one.
+fn tier(service: &ServiceDetail, backend: &BackendDetail) -> String {
+    let alike = |other: &BackendDetail| other.priority == backend.priority && !other.sorry;
+    match backend.sorry {
+        true => "sorry".to_owned(),
+        false if service.backends.iter().all(alike) => String::new(),
+        false => backend.priority.to_string(),
+    }
+}
+
+/// What a backend waits for.
+fn standing_note(backend: &BackendDetail, view: &View) -> Option<String> {
+    let left = backend.standing.until_unix_ms.map(|until| age(view.now_unix_ms, until));
+    match (backend.standing.state, left) {
+        (StandingState::Damped, Some(left)) => Some(format!("it changed too often: held out for {left} more")),
+        (StandingState::Waiting, Some(left)) => Some(format!("it comes back in {left}")),
+        (StandingState::Waiting, None) => Some("it comes back when `lbctl failback` says so".to_owned()),
+        (StandingState::Pending, _) => Some("it serves until `lbctl failover` says otherwise".to_owned()),
+        (StandingState::Draining, left) => {
+            let mut note = format!("{} flows remembered", grouped(backend.flows_remembered));
+            if let Some(left) = left {
+                note.push_str(&format!(", disabled in {left} at the latest"));
+            }
+            Some(note)
+        }
+        _ => None,
+    }
 }
 
 /// `eth0 02:00:00:00:00:01 (10.0.0.1)`.

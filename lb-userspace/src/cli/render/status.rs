@@ -68,6 +68,8 @@ fn backends(counts: &BackendCounts) -> String {
         (counts.draining, "draining"),
         (counts.disabled, "disabled"),
         (counts.unresolved, "without next hop"),
+        (counts.standby, "on standby"),
+        (counts.held, "held out"),
     ];
     let states: Vec<String> = states
         .iter()
@@ -83,7 +85,7 @@ fn backends(counts: &BackendCounts) -> String {
 
 /// How bad it is.
 pub(super) fn tone(counts: &BackendCounts) -> Tone {
-    if counts.serving == counts.total {
+    if counts.serving + counts.standby >= counts.total && counts.serving > 0 || counts.total == 0 {
         Tone::Plain
     } else if counts.down > 0 || counts.unresolved > 0 || counts.serving == 0 {
         Tone::Bad

@@ -103,7 +103,7 @@ fn tables_that_are_missing_or_something_else() {
         &BASE.replace("[[service]]\nname = \"web\"", "[[service]]\ntitle = \"web\""),
         &[
             r#"14:1: service number 1: name is missing: a string, unique among the services"#,
-            r#"15:1: service number 1: unknown key title: allowed: name, vip, protocol, port, forward, hash, tracking, drain_time, flow_inserts, ring_size, health, backend"#,
+            r#"15:1: service number 1: unknown key title: allowed: name, vip, protocol, port, forward, hash, tracking, drain_time, flow_inserts, ring_size, failover, failover_time, failback, failback_delay, slow_start, min_healthy, panic_threshold, weights, agent_port, agent_interval, damping, health, backend"#,
         ],
     );
 }
@@ -223,7 +223,7 @@ weight = 70000
             r#"8:12: service "web": protocol "http" is unknown: allowed: tcp, udp"#,
             r#"9:8: service "web": port "80" is a string: a number without quotes is wanted"#,
             r#"10:13: service "web": ring_size 65536 is not a prime: the nearest are 65521 and 65537"#,
-            r#"11:1: service "web": unknown key colour: allowed: name, vip, protocol, port, forward, hash, tracking, drain_time, flow_inserts, ring_size, health, backend"#,
+            r#"11:1: service "web": unknown key colour: allowed: name, vip, protocol, port, forward, hash, tracking, drain_time, flow_inserts, ring_size, failover, failover_time, failback, failback_delay, slow_start, min_healthy, panic_threshold, weights, agent_port, agent_interval, damping, health, backend"#,
             r#"15:12: service "web": health: interval 1 has no unit: write 1ms, 1s, 1m or 1h, in quotes"#,
             r#"19:11: service "web": backend "web-1": address "127.0.0.1" is a loopback address: a unicast address that others can reach is wanted"#,
             r#"20:10: service "web": backend "web-1": weight 70000 is out of range: 0 to 65535"#,

@@ -241,7 +241,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("weight = 100", "wieght = 100",
      r#"39:1: service "web": backend "web-1": unknown key wieght: did you mean weight?"#),
     ("weight = 100", "colour = 'red'",
-     r#"39:1: service "web": backend "web-1": unknown key colour: allowed: name, address, weight, forward"#),
+     r#"39:1: service "web": backend "web-1": unknown key colour: allowed: name, address, weight, forward, priority, sorry"#),
     (r#"forward = "l2""#, r#"forward = "gre""#,
      r#"44:11: service "web": backend "web-2": forward "gre" is not built yet: this version has l2 and ipip"#),
     ("address = \"2001:db8::11\"", "address = \"2001:db8::11\"\nweight = 0",

@@ -49,6 +49,7 @@ fn its_tables_have_every_key_and_no_other() {
         ("## `[node]`", table::NODE),
         ("## `[node.capacity]`", table::CAPACITY),
         ("## `[[service]]`", table::SERVICE),
+        ("## `[service.damping]`", table::DAMPING),
         ("## `[service.health]`", table::HEALTH),
         ("## `[[service.backend]]`", table::BACKEND),
     ];

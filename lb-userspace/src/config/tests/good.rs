@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{BASE, check_warnings, parse};
 use crate::model::{
-    Backend, Capacity, Check, Forward, HashInput, Health, Model, Node, Protocol, Service, Tracking, XdpMode,
+    Backend, Capacity, Check, Forward, HashInput, Health, Model, Node, Policy, Protocol, Service, Tracking, XdpMode,
 };
 
 #[test]
@@ -36,6 +36,7 @@ fn every_key_reaches_the_model() {
                 drain_time: Duration::from_secs(300),
                 flow_inserts: 5_000,
                 ring_size: 65_537,
+                policy: Policy::default(),
                 health: None,
                 backends: vec![backend("dns-1", "2001:db8::11", 100, Forward::Ipip)],
             },
@@ -61,6 +62,7 @@ fn every_key_reaches_the_model() {
                     fall: 3,
                     jitter: 0.1,
                 }),
+                policy: Policy::default(),
                 backends: vec![
                     backend("web-1", "10.0.0.11", 100, Forward::Ipip),
                     backend("web-2", "10.0.0.12", 100, Forward::L2),
@@ -77,6 +79,8 @@ fn backend(name: &str, address: &str, weight: u32, forward: Forward) -> Backend 
         address: address.parse().unwrap(),
         weight,
         forward,
+        priority: 0,
+        sorry: false,
     }
 }
 

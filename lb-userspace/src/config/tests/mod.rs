@@ -7,6 +7,7 @@ mod documentation;
 mod good;
 mod large;
 mod not_toml;
+mod policy;
 
 use super::*;
 

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use crate::api::report::{Change, ChangeAction, FieldChange, RingChange};
 use crate::api::types::{Forward, HashInput, Protocol, Tracking};
 use crate::daemon::world::World;
-use crate::model::{Backend, Check, Health, Model, Node, Service};
+use crate::model::{Backend, Check, Failback, Failover, Health, Model, Node, Policy, Service, Weights};
 
 type Fields = Vec<(&'static str, String)>;
 
@@ -147,8 +147,51 @@ fn service(service: &Service) -> Fields {
         ("flow_inserts", service.flow_inserts.to_string()),
         ("ring_size", service.ring_size.to_string()),
     ];
+    fields.extend(policy(&service.policy));
     if let Some(health) = &service.health {
         fields.extend(self::health(health));
+    }
+    fields
+}
+
+fn policy(policy: &Policy) -> Fields {
+    let mut fields = vec![
+        ("slow_start", format!("{:?}", policy.slow_start)),
+        ("min_healthy", policy.min_healthy.to_string()),
+        (
+            "panic_threshold",
+            (f64::from(policy.panic_threshold) / 1000.0).to_string(),
+        ),
+    ];
+    match policy.failover {
+        Failover::Fast => fields.push(("failover", "fast".to_owned())),
+        Failover::Gradual { over } => {
+            fields.push(("failover", "gradual".to_owned()));
+            fields.push(("failover_time", format!("{over:?}")));
+        }
+        Failover::Manual => fields.push(("failover", "manual".to_owned())),
+    }
+    match policy.failback {
+        Failback::Auto => fields.push(("failback", "auto".to_owned())),
+        Failback::Delay { after } => {
+            fields.push(("failback", "delay".to_owned()));
+            fields.push(("failback_delay", format!("{after:?}")));
+        }
+        Failback::Manual => fields.push(("failback", "manual".to_owned())),
+    }
+    match policy.weights {
+        Weights::Static => fields.push(("weights", "static".to_owned())),
+        Weights::Latency => fields.push(("weights", "latency".to_owned())),
+        Weights::Agent { port, interval } => {
+            fields.push(("weights", "agent".to_owned()));
+            fields.push(("agent_port", port.to_string()));
+            fields.push(("agent_interval", format!("{interval:?}")));
+        }
+    }
+    if let Some(damping) = policy.damping {
+        fields.push(("damping.changes", damping.changes.to_string()));
+        fields.push(("damping.half_life", format!("{:?}", damping.half_life)));
+        fields.push(("damping.max_out", format!("{:?}", damping.max_out)));
     }
     fields
 }
@@ -178,6 +221,8 @@ fn backend(backend: &Backend) -> Fields {
         ("address", backend.address.to_string()),
         ("weight", backend.weight.to_string()),
         ("forward", Forward::from(backend.forward).to_string()),
+        ("priority", backend.priority.to_string()),
+        ("sorry", backend.sorry.to_string()),
     ]
 }
 
