@@ -143,7 +143,7 @@ async fn verbs_that_succeed_are_0() {
         (&["backend", "disable", "web", "web-4"], "warning: Disable"),
         (
             &["backend", "weight", "web", "web-4", "50"],
-            "warning: Weight { weight: 50 }",
+            "warning: Weight { weight: 50, over_ms: None }",
         ),
         (&["backend", "reset", "web", "web-4"], "warning: Reset"),
         (&["stats"], "not_a_vip"),
