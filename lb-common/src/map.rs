@@ -19,8 +19,8 @@ pub mod name {
     pub const RING: &str = "RING";
     /// Memory-mapped array of [`BackendRow`](super::BackendRow): the backends of all services.
     pub const BACKENDS: &str = "BACKENDS";
-    /// Per-CPU array of [`Counter`](super::Counter), one for each row of `BACKENDS`. Never set back, so that their sum is every
-    /// packet ever forwarded.
+    /// Memory-mapped array of [`Counter`](super::Counter): for each CPU in turn, one for each row of `BACKENDS`. Never set back, so that
+    /// their sum is every packet ever forwarded.
     pub const PAIRS: &str = "PAIRS";
     /// Memory-mapped array of [`Counter`](super::Counter), one for each row of `BACKENDS`, of userspace only: what `PAIRS`
     /// held when the row got its present backend.

@@ -105,7 +105,7 @@ fn send<P: Packet, T: Tables>(ctx: &XdpContext, frame: &P, candidate: &Candidate
         row,
     } = choose(ctx, frame, candidate, tables, false)?;
     let action = rewrite::rewrite(ctx, row, &flow, hash)?;
-    tables::count_pair(row_index, flow.length);
+    tables::count_pair(tables, row_index, flow.length);
     Ok(action)
 }
 

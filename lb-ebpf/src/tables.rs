@@ -4,7 +4,7 @@
 //! in which order, and why no reader sees half of anything.
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
-use aya_ebpf::helpers::bpf_map_lookup_elem;
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_map_lookup_elem};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMapHash, LruHashMap, PerCpuArray};
 use lb_common::hash::{HashKeys, service_places_wide};
@@ -15,8 +15,6 @@ use lb_common::reason::Reason;
 
 #[map]
 static META: Array<Meta> = Array::with_max_entries(1, 0);
-#[map]
-static PAIRS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static BASELINES: Array<Counter> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
@@ -35,13 +33,16 @@ unsafe extern "C" {
     static SERVICES_START: u8;
     static RING_START: u8;
     static BACKENDS_START: u8;
+    static PAIRS_START: u8;
     /// How many elements it has.
     static RING_LENGTH: u8;
     static BACKENDS_LENGTH: u8;
+    static PAIRS_LENGTH: u8;
     /// The map, if it has a value for each element.
     static SERVICES_MAP: u8;
     static RING_MAP: u8;
     static BACKENDS_MAP: u8;
+    static PAIRS_MAP: u8;
     /// The length of `SERVICES` less one.
     static SERVICE_MASK: u8;
     /// The words of [`HashKeys`].
@@ -74,6 +75,9 @@ pub trait Access: Copy {
     /// # Errors
     /// If it is beyond the table's end.
     fn backend(self, index: u64) -> Result<&'static BackendRow, Reason>;
+
+    /// A counter, by its index in `PAIRS`.
+    fn counter(self, index: u64) -> Option<*mut Counter>;
 }
 
 /// Each table is one value: an addition is all that stands between index and element.
@@ -116,6 +120,16 @@ impl Access for Whole {
         // SAFETY: within the table; userspace writes it so that a packet sees the old bytes or the new ones.
         Ok(unsafe { &*start.add(index as usize) })
     }
+
+    #[inline(always)]
+    fn counter(self, index: u64) -> Option<*mut Counter> {
+        if index >= linked!(PAIRS_LENGTH) {
+            return None;
+        }
+        let start = (&raw const PAIRS_START).cast_mut().cast::<Counter>();
+        // SAFETY: within the table.
+        Some(unsafe { start.add(index as usize) })
+    }
 }
 
 impl Access for LargeRing {
@@ -132,6 +146,11 @@ impl Access for LargeRing {
     #[inline(always)]
     fn backend(self, index: u64) -> Result<&'static BackendRow, Reason> {
         Whole.backend(index)
+    }
+
+    #[inline(always)]
+    fn counter(self, index: u64) -> Option<*mut Counter> {
+        Whole.counter(index)
     }
 }
 
@@ -157,6 +176,12 @@ impl Access for ByKey {
     fn backend(self, index: u64) -> Result<&'static BackendRow, Reason> {
         // SAFETY: as for `Whole`.
         unsafe { look_up::<BackendRow>(&raw const BACKENDS_MAP, index).as_ref() }.ok_or(Reason::BrokenTable)
+    }
+
+    #[inline(always)]
+    fn counter(self, index: u64) -> Option<*mut Counter> {
+        let counter = look_up::<Counter>(&raw const PAIRS_MAP, index).cast_mut();
+        if counter.is_null() { None } else { Some(counter) }
     }
 }
 
@@ -225,10 +250,15 @@ pub fn hash_keys(v6: bool) -> HashKeys {
 }
 
 /// Counts a packet that was forwarded; `length` in bytes.
+///
+/// Each CPU has counters of its own, one behind the other, in an array like any other: a per-CPU array would cost another load, and
+/// userspace a system call for each row that it reads.
 #[inline(always)]
-pub fn count_pair(row_index: u64, length: u32) {
-    if let Some(counter) = PAIRS.get_ptr_mut(row_index as u32) {
-        // SAFETY: this CPU's own copy of a live map value; XDP programs do not interrupt each other on a CPU.
+pub fn count_pair<T: Access>(tables: T, row_index: u64, length: u32) {
+    // SAFETY: a helper without arguments.
+    let cpu = u64::from(unsafe { bpf_get_smp_processor_id() });
+    if let Some(counter) = tables.counter(cpu * linked!(BACKENDS_LENGTH) + row_index) {
+        // SAFETY: a live counter, this CPU's own; XDP programs do not interrupt each other on a CPU.
         unsafe {
             (*counter).packets += 1;
             (*counter).bytes += u64::from(length);

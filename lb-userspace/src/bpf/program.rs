@@ -100,7 +100,7 @@ pub struct Balancer {
     ebpf: Ebpf,
     /// The tables that packets read.
     pub tables: Tables,
-    pairs: PerCpuArray<MapData, Counter>,
+    pairs: Mapping<Counter>,
     reasons: PerCpuArray<MapData, u64>,
     devices: DevMapHash<MapData>,
     meta: Array<MapData, Meta>,
@@ -149,7 +149,6 @@ impl Balancer {
         let object = link(object, &symbols)?;
         let mut loader = EbpfLoader::new();
         loader
-            .map_max_entries(name::PAIRS, lengths.rows)
             .map_max_entries(name::BASELINES, shape::baselines(lengths))
             .map_max_entries(name::FLOWS, lengths.flows)
             .map_max_entries(name::INSERTS, lengths.services);
@@ -167,7 +166,7 @@ impl Balancer {
             mapped::<Counter>(&mut ebpf, name::BASELINES, shape::baselines(lengths))?,
             lengths.flows,
         );
-        let pairs = typed(&mut ebpf, name::PAIRS)?;
+        let pairs = maps.pairs()?;
         let reasons = typed(&mut ebpf, name::REASONS)?;
         let devices = typed(&mut ebpf, name::DEVICES)?;
         let meta = typed(&mut ebpf, name::META)?;
@@ -280,13 +279,22 @@ impl Balancer {
     /// What a row of `PAIRS` has counted since the maps were made, over all CPUs.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If there is no such row.
     pub fn raw_pair(&self, row: u32) -> Result<Counter, KernelError> {
-        let counts = self.pairs.get(&row, 0).map_err(|source| KernelError::Map {
-            name: name::PAIRS,
-            source,
-        })?;
-        Ok(counts.iter().fold(Counter::default(), |sum, count| Counter {
+        let rows = self.tables.lengths().rows;
+        if row >= rows {
+            return Err(KernelError::Map {
+                name: name::PAIRS,
+                source: MapError::OutOfBounds {
+                    index: row,
+                    max_entries: rows,
+                },
+            });
+        }
+        let counts = (row as usize..self.pairs.len())
+            .step_by(rows as usize)
+            .map(|index| self.pairs.read(index));
+        Ok(counts.fold(Counter::default(), |sum, count| Counter {
             packets: sum.packets.wrapping_add(count.packets),
             bytes: sum.bytes.wrapping_add(count.bytes),
         }))
@@ -295,7 +303,7 @@ impl Balancer {
     /// What a row has counted for its present backend.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If there is no such row.
     pub fn pair(&self, row: u32) -> Result<Counter, KernelError> {
         let raw = self.raw_pair(row)?;
         let baseline = self.tables.baseline(row);

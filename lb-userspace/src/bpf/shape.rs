@@ -53,11 +53,12 @@ impl Access {
     }
 }
 
-/// The three tables as maps.
+/// The tables as maps.
 pub struct Tables {
     services: Table,
     ring: Table,
     backends: Table,
+    pairs: Table,
 }
 
 struct Table {
@@ -66,25 +67,29 @@ struct Table {
 }
 
 /// The shapes for a kernel whose longest value has `longest` bytes.
-fn shapes(lengths: Lengths, longest: u32) -> [Shape; 3] {
+fn shapes(lengths: Lengths, longest: u32) -> [Shape; 4] {
     let shape = |name, elements, size| Shape {
         name,
         elements,
         size,
         whole: u64::from(elements) * size as u64 <= longest.into(),
     };
-    let [services, ring, backends] = [
+    // One counter for each row and CPU.
+    let counters = lengths.rows.saturating_mul(cpus());
+    let [services, ring, backends, pairs] = [
         shape(name::SERVICES, lengths.services, size_of::<ServiceEntry>()),
         shape(name::RING, lengths.slots / 2, size_of::<SlotPair>()),
         shape(name::BACKENDS, lengths.rows, size_of::<BackendRow>()),
+        shape(name::PAIRS, counters, size_of::<Counter>()),
     ];
     // For these mixtures there are programs.
-    let most = services.whole && backends.whole;
+    let most = services.whole && backends.whole && pairs.whole;
     let with = |shape, whole| Shape { whole, ..shape };
     [
         with(services, most),
         with(ring, most && ring.whole),
         with(backends, most),
+        with(pairs, most),
     ]
 }
 
@@ -94,11 +99,12 @@ impl Tables {
     /// # Errors
     /// The kernel's.
     pub fn open(lengths: Lengths, longest: Option<u32>, pins: Option<&Path>) -> Result<Self, KernelError> {
-        let [services, ring, backends] = shapes(lengths, longest.unwrap_or_else(longest_value));
+        let [services, ring, backends, pairs] = shapes(lengths, longest.unwrap_or_else(longest_value));
         Ok(Self {
             services: Table::open(services, pins)?,
             ring: Table::open(ring, pins)?,
             backends: Table::open(backends, pins)?,
+            pairs: Table::open(pairs, pins)?,
         })
     }
 
@@ -108,6 +114,7 @@ impl Tables {
             services,
             ring,
             backends,
+            pairs,
         } = self;
         let length = |table: &Table, units| Value::Constant(u64::from(table.shape.elements) * units);
         let mask = u64::from(services.shape.elements) - 1;
@@ -122,6 +129,9 @@ impl Tables {
             ("BACKENDS_START", backends.start()),
             ("BACKENDS_MAP", Value::Map(backends.fd())),
             ("BACKENDS_LENGTH", length(backends, 1)),
+            ("PAIRS_START", pairs.start()),
+            ("PAIRS_MAP", Value::Map(pairs.fd())),
+            ("PAIRS_LENGTH", length(pairs, 1)),
         ]
     }
 
@@ -156,6 +166,14 @@ impl Tables {
     /// The kernel's.
     pub fn backends(&self) -> Result<Mapping<BackendRow>, KernelError> {
         self.backends.mapping()
+    }
+
+    /// As [`services`](Self::services): for each CPU in turn, a counter for each row.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn pairs(&self) -> Result<Mapping<Counter>, KernelError> {
+        self.pairs.mapping()
     }
 }
 
@@ -272,6 +290,13 @@ fn create(name: &str, value_size: u32, entries: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// How many CPUs there may be: indices of CPUs are below it.
+fn cpus() -> u32 {
+    static CPUS: OnceLock<u32> = OnceLock::new();
+    // Without an answer the table would be too short for some CPU's packets to be counted: rather one that is too long.
+    *CPUS.get_or_init(|| aya::util::nr_cpus().map_or(1024, |cpus| cpus as u32))
+}
+
 /// Entries of `BASELINES`: one for each row, then one for each reason.
 pub fn baselines(lengths: Lengths) -> u32 {
     lengths.rows + Reason::COUNT as u32
@@ -286,7 +311,6 @@ pub fn baselines(lengths: Lengths) -> u32 {
 pub fn fits(folder: &Path, lengths: Lengths) -> Result<(), String> {
     let others = [
         (name::META, MapType::Array, size_of::<Meta>(), 1),
-        (name::PAIRS, MapType::PerCpuArray, size_of::<Counter>(), lengths.rows),
         (name::FLOWS, MapType::LruHash, size_of::<FlowEntry>(), lengths.flows),
         (
             name::INSERTS,
