@@ -28,7 +28,7 @@ fn main() -> Result<()> {
             return Ok(());
         }
     };
-    for name in ["balance", "decap", "bench"] {
+    for name in ["balance", "decap", "probe", "bench"] {
         copy(&objects.join(name), &out_dir.join(name))?;
     }
     Ok(())

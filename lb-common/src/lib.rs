@@ -12,6 +12,7 @@
 //! | [`reason`] | the one named outcome of a packet |
 //! | [`bench`] | what the packet benchmark's wrapper and its driver share |
 //! | [`decap`] | the backends' side: whether a packet is a tunnelled one for a VIP, and how it is unwrapped |
+//! | [`probe`] | the users' path of health probes |
 //!
 //! Hashes and map keys are computed from the bytes of the wire in the machine's own order. Nodes of one fleet must
 //! therefore be of one endianness; all that eBPF is deployed on at the edge is little-endian.
@@ -23,4 +24,5 @@ pub mod encap;
 pub mod hash;
 pub mod map;
 pub mod parse;
+pub mod probe;
 pub mod reason;

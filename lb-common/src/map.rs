@@ -376,6 +376,8 @@ mod user {
     // SAFETY: as above.
     unsafe impl aya::Pod for super::BackendRow {}
     // SAFETY: as above.
+    unsafe impl aya::Pod for super::Rewrite {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for super::Counter {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::FlowEntry {}

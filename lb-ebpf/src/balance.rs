@@ -6,6 +6,7 @@
 #![no_std]
 #![no_main]
 
+mod encapsulate;
 mod frame;
 mod rewrite;
 mod tables;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use lb_userspace::health::{Checker, State, Target, TargetId, raise_file_limit};
+use lb_userspace::health::{Checker, State, Target, TargetId, Via, raise_file_limit};
 use lb_userspace::model::{Check, Health};
 use nix::sys::resource::{UsageWho, getrusage};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -57,10 +57,12 @@ fn measure(kind: &str, targets: u32, interval: Duration, seconds: u64, dead: boo
         rise: 2,
         fall: 3,
         jitter: 0.1,
+        via: lb_userspace::model::Via::Direct,
     };
     let target = |n| Target {
         id: TargetId::new("s", &format!("b{n}")),
         address: Ipv4Addr::from(0x7f01_0001 + n).into(),
+        via: Via::Direct,
         health: health.clone(),
         initial: None,
     };

@@ -15,6 +15,7 @@ pub mod journal;
 pub mod model;
 pub mod netlink;
 pub mod object;
+pub mod path;
 pub mod plan;
 pub mod policy;
 pub mod ring;

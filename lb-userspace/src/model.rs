@@ -183,6 +183,18 @@ pub struct Health {
     pub fall: u32,
     /// Share of the interval by which each probe is moved at random, so that probes do not march in step: 0.0 ..= 0.5.
     pub jitter: f64,
+    /// How probes travel.
+    pub via: Via,
+}
+
+/// How a probe travels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// To the VIP, as a client's packet would reach the backend.
+    #[default]
+    Vip,
+    /// To the backend's own address.
+    Direct,
 }
 
 /// What a probe does.

@@ -1,4 +1,4 @@
-//! The XDP programs' object files, embedded by the build script and aligned as an ELF reader wants them.
+//! The programs' object files, embedded by the build script and aligned as an ELF reader wants them.
 
 use aya::include_bytes_aligned;
 
@@ -7,6 +7,9 @@ pub static BALANCE: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ba
 
 /// The backends' decapsulator.
 pub static DECAP: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/decap"));
+
+/// The probes' way.
+pub static PROBE: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probe"));
 
 /// The packet benchmark's wrapper and floors; no program that is shipped loads it.
 pub static BENCH: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench"));
@@ -17,7 +20,7 @@ mod tests {
 
     #[test]
     fn the_objects_are_aligned_bpf_with_types() {
-        for object in [BALANCE, DECAP, BENCH] {
+        for object in [BALANCE, DECAP, PROBE, BENCH] {
             assert_eq!(object.as_ptr() as usize % 8, 0);
             assert_eq!(&object[..4], b"\x7fELF");
             // e_machine: EM_BPF.

@@ -73,6 +73,16 @@ pub enum Tracking {
     Never,
 }
 
+/// How probes travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// To the VIP, as a client's packet would reach the backend.
+    Vip,
+    /// To the backend's own address.
+    Direct,
+}
+
 /// What a backend's checks say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -127,6 +137,7 @@ names! {
     Forward { L2 = "l2", Ipip = "ipip" }
     HashInput { FiveTuple = "5-tuple", Source = "source", SourceDport = "source-dport", Dport = "dport" }
     Tracking { Adaptive = "adaptive", Always = "always", Never = "never" }
+    Via { Vip = "vip", Direct = "direct" }
     Health { Up = "up", Down = "down", Starting = "starting" }
     Admin { Enabled = "enabled", Draining = "draining", Disabled = "disabled" }
 }
@@ -170,6 +181,15 @@ impl From<model::Tracking> for Tracking {
     }
 }
 
+impl From<model::Via> for Via {
+    fn from(via: model::Via) -> Self {
+        match via {
+            model::Via::Vip => Via::Vip,
+            model::Via::Direct => Via::Direct,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +209,7 @@ mod tests {
         check(Forward::ALL);
         check(HashInput::ALL);
         check(Tracking::ALL);
+        check(Via::ALL);
         check(Health::ALL);
         check(Admin::ALL);
     }

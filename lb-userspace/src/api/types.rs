@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-pub use super::names::{Acceptance, Admin, AttachMode, Forward, HashInput, Health, Protocol, Tracking};
+pub use super::names::{Acceptance, Admin, AttachMode, Forward, HashInput, Health, Protocol, Tracking, Via};
 pub use super::standing::{ServiceMode, Standing, StandingState};
 use crate::model;
 use crate::policy::ramp::Ramp;
@@ -224,6 +224,8 @@ pub struct Check {
     pub target: Option<String>,
     /// Port that is probed.
     pub port: u16,
+    /// How probes travel.
+    pub via: Via,
     /// Milliseconds between the starts of two probes of one backend.
     pub interval_ms: u64,
     /// Milliseconds after which an unanswered probe has failed.
@@ -393,6 +395,7 @@ impl From<&model::Health> for Check {
             kind: kind.to_owned(),
             target,
             port: health.port,
+            via: health.via.into(),
             interval_ms: milliseconds(health.interval),
             timeout_ms: milliseconds(health.timeout),
             rise: health.rise,

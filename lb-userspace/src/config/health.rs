@@ -6,8 +6,9 @@ use toml::de::DeTable;
 
 use super::findings::{Findings, Label, Place};
 use super::problem::Problem;
-use super::scalar::{NotBuilt, Value};
+use super::scalar::{ALL_BUILT, NotBuilt, Value};
 use super::table::{self, At, Key, Reader};
+use crate::model::Via;
 
 /// `[service.health]`.
 #[derive(Debug)]
@@ -23,8 +24,7 @@ pub(super) struct Health<'r> {
     pub(super) rise: Key<u32>,
     pub(super) fall: Key<u32>,
     pub(super) jitter: Key<f64>,
-    /// Only one way is built; kept so that a refused value is known.
-    pub(super) via: Key<()>,
+    pub(super) via: Key<Via>,
 }
 
 /// What a probe does.
@@ -56,7 +56,9 @@ pub(super) fn read<'r>(table: &At<&'r DeTable<'r>>, service: Label<'r>, found: &
         rise: reader.key("rise", found, |value| value.integer(1, 100)),
         fall: reader.key("fall", found, |value| value.integer(1, 100)),
         jitter: reader.key("jitter", found, |value| value.fraction(0.5)),
-        via: reader.key("via", found, via),
+        via: reader.key("via", found, |value| {
+            value.choice(&[("vip", Via::Vip), ("direct", Via::Direct)], &ALL_BUILT)
+        }),
     };
     if let Key::Typed(At { value: Kind::Tcp, .. }) = health.kind {
         for (key, typed) in [("path", health.path.typed()), ("host", health.host.typed())] {
@@ -82,12 +84,4 @@ fn kind(value: &Value<'_, '_>) -> Result<Kind, Problem> {
         has: "this version has tcp and http",
     };
     value.choice(&[("tcp", Kind::Tcp), ("http", Kind::Http)], &later)
-}
-
-fn via(value: &Value<'_, '_>) -> Result<(), Problem> {
-    let later = NotBuilt {
-        words: &["vip"],
-        has: "this version probes the backend's own address, \"direct\"",
-    };
-    value.choice(&[("direct", ())], &later)
 }

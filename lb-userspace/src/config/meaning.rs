@@ -354,7 +354,6 @@ fn judge_health(health: &Health<'_>, service: &Service<'_>, found: &mut Findings
             Problem::TimeoutOverInterval { timeout, interval },
         );
     }
-    health.via.or(())?;
     let path = health.path.or("/")?;
     let host = health.host.optional()?;
     Some(model::Health {
@@ -374,6 +373,7 @@ fn judge_health(health: &Health<'_>, service: &Service<'_>, found: &mut Findings
         rise: health.rise.or(DEFAULT_RISE)?,
         fall: health.fall.or(DEFAULT_FALL)?,
         jitter: health.jitter.or(DEFAULT_JITTER)?,
+        via: health.via.or(model::Via::default())?,
     })
 }
 

@@ -101,6 +101,11 @@ impl Daemon {
         );
         warnings.extend(self.unusual());
         warnings.extend(self.journal.problem());
+        warnings.extend(
+            self.paths
+                .problem()
+                .map(|why| format!("health probes cannot take the users' path, so verdicts stay as they are: {why}")),
+        );
         warnings.extend(self.config_warnings.iter().cloned());
         let slots = self
             .world

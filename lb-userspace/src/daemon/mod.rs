@@ -7,6 +7,7 @@
 //! | [`state`] | what must survive a crash |
 //! | `start` | from the command line to the loop |
 //! | `configure` | another configuration: plan, apply, report |
+//! | `paths` | how the probes of each backend travel |
 //! | `operator` | drain, disable, weight |
 //! | `answers` | what the API shows |
 //! | `tell` | what has happened, as events |
@@ -20,6 +21,7 @@ mod configure;
 mod drain;
 pub mod kernel;
 mod operator;
+mod paths;
 mod rates;
 mod start;
 pub mod state;
@@ -46,6 +48,7 @@ use crate::netlink::{Answer, Watcher};
 use crate::plan::Scope;
 use drain::Drain;
 use kernel::Kernel;
+use paths::Paths;
 use rates::Rates;
 use state::{State, Store};
 use sweep::Transitions;
@@ -78,6 +81,7 @@ struct Daemon {
     world: World,
     kernel: Kernel,
     checker: Checker,
+    paths: Paths,
     watcher: Watcher,
     /// Where the watcher sends; kept for the next one.
     ways: mpsc::Sender<Vec<(IpAddr, Answer)>>,
@@ -157,6 +161,9 @@ impl Daemon {
             Event::Reload => self.reload_file().await,
             Event::Tick => {
                 self.rates.sample(&self.kernel);
+                if self.paths.tend(&self.world) {
+                    self.set_targets();
+                }
                 self.tend_slots();
                 self.tend_overrides();
                 self.tend_drains();
@@ -214,6 +221,9 @@ impl Daemon {
             self.tell_of_way(*address, way);
         }
         let concerned = self.world.set_ways(ways);
+        if self.paths.follow(&self.world) {
+            self.set_targets();
+        }
         self.stale.extend(concerned);
     }
 
@@ -292,8 +302,13 @@ impl Daemon {
     }
 
     /// Tells checker and watcher what the model holds. Who is up when its checks begin stays up until they say otherwise.
-    fn follow(&self) {
+    fn follow(&mut self) {
         self.watcher.watch(self.world.addresses());
+        self.paths.follow(&self.world);
+        self.set_targets();
+    }
+
+    fn set_targets(&self) {
         let mut targets = Vec::new();
         for service in &self.world.model.services {
             let Some(health) = &service.health else { continue };
@@ -301,6 +316,7 @@ impl Daemon {
                 let id = TargetId::new(&service.name, &backend.name);
                 let initial = (self.world.health.get(&id) == Some(&Health::Up)).then_some(true);
                 targets.push(Target {
+                    via: self.paths.via(&id),
                     id,
                     address: backend.address,
                     health: health.clone(),

@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::configure::unix_ms;
 use super::kernel::{ControlError, Kernel, serving};
+use super::paths::Paths;
 use super::rates::Rates;
 use super::state::{State, StateError, Store};
 use super::sweep::Transitions;
@@ -31,6 +32,7 @@ use crate::journal::{self, Journal, Note};
 use crate::model::{Backend, Failback, Model, Node, Service, identity};
 use crate::netlink::{Answer, NetlinkError, Watcher};
 use crate::object;
+use crate::path::{self, PathError};
 use crate::plan::Scope;
 
 /// Why the daemon does not run.
@@ -60,6 +62,9 @@ pub enum DaemonError {
     /// The file of events.
     #[error("cannot remove the file of events: {0}")]
     Events(io::Error),
+    /// What probes left behind.
+    #[error(transparent)]
+    Probes(#[from] PathError),
     /// Signals.
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
@@ -164,6 +169,7 @@ async fn run_here(
         world,
         kernel,
         checker,
+        paths: Paths::new(),
         watcher,
         ways: ways_sender,
         store,
@@ -302,6 +308,7 @@ pub fn detach() -> Result<usize, DaemonError> {
     let _lock = Instance::lock()?;
     let instance = Instance::find()?;
     let detached = super::kernel::detach(&instance)?;
+    path::clear()?;
     Store::in_folder(&instance.state).remove()?;
     journal::remove(&instance.state).map_err(DaemonError::Events)?;
     instance.tidy();

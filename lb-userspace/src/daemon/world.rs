@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lb_common::map::ServiceKey;
+use lb_common::map::{Rewrite, ServiceKey};
 
 use super::state::Override;
 use crate::health::{State as Health, TargetId};
@@ -283,6 +283,10 @@ impl World {
             Some(Err(unreachable)) => return Err(unreachable.to_string()),
             Some(Ok(way)) => *way,
         };
+        self.suits(backend, way)
+    }
+
+    fn suits(&self, backend: &Backend, way: NextHop) -> Result<NextHop, String> {
         if backend.forward == Forward::L2 && way.neighbour != backend.address && self.model.node.gateway_mac.is_none() {
             return Err(format!(
                 "{} is behind the gateway {}: forward mode l2 needs it on the same link; ipip does not",
@@ -290,6 +294,22 @@ impl World {
             ));
         }
         Ok(way)
+    }
+
+    /// The header bytes for probes of a backend by the users' path, with the interface they leave by; and that way. One that is
+    /// lost now is the last that there was, as in the backend's row.
+    ///
+    /// # Errors
+    /// In words, if there never was one, or it does not suit the forward mode.
+    pub fn probe_way(&self, service: &Service, backend: &Backend) -> Result<(Rewrite, NextHop), String> {
+        let way = match (self.ways.get(&backend.address), self.last_ways.get(&backend.address)) {
+            (Some(Err(_)), Some(last)) => self.suits(backend, *last)?,
+            _ => self.usable_way(backend)?,
+        };
+        let now = self.rewrite_with(service, backend, &way)?;
+        let rewrite = now.rewrite.ok_or("its header bytes are not known")?;
+        let ifindex = way.ifindex;
+        Ok((Rewrite { ifindex, ..rewrite }, way))
     }
 
     fn rewrite_with(&self, service: &Service, backend: &Backend, way: &NextHop) -> Result<BackendNow, String> {

@@ -6,6 +6,7 @@
 //! | `roster` | who is probed, when next, and what is known of everyone. Pure: the time is passed in |
 //! | `probe` | one probe of each kind, over the network |
 //! | [`checker`] | the thread that starts due probes and reports changes |
+//! | [`via`] | how probes travel |
 //! | [`limits`] | how many sockets there may be |
 //!
 //! Results only ever leave as a [`HealthEvent`] (a change of state) or in a [`Status`] (what is known now). What follows from
@@ -16,6 +17,7 @@ pub mod limits;
 mod probe;
 mod roster;
 pub mod state;
+pub mod via;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use std::time::{Duration, Instant};
 pub use checker::{Checker, StartError};
 pub use limits::raise_file_limit;
 pub use state::{Judge, Outcome, State, Transition};
+pub use via::{Via, VipPath};
 
 use crate::model;
 
@@ -51,8 +54,10 @@ impl TargetId {
 pub struct Target {
     /// Unique in a set.
     pub id: TargetId,
-    /// Where the probe goes; the port is in `health`.
+    /// The backend's address; the port is in `health`.
     pub address: IpAddr,
+    /// How the probe gets there.
+    pub via: Via,
     /// What the probe does, when, and what its results mean.
     pub health: model::Health,
     /// What is known from before a restart: serving or not. Nothing: it begins as [`State::Starting`].

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::probe::Job;
-use super::{HealthEvent, Judge, LastProbe, Outcome, Status, Target, TargetId};
+use super::{HealthEvent, Judge, LastProbe, Outcome, Status, Target, TargetId, Via};
 use crate::model::Check;
 
 /// New probes start at most this close together, as long as the first interval allows it.
@@ -37,7 +37,9 @@ pub(super) struct Roster {
 /// What makes two targets' probes the same probe.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ProbeKey {
+    /// The backend's.
     address: SocketAddr,
+    via: Via,
     check: Check,
     interval: Duration,
     timeout: Duration,
@@ -236,6 +238,7 @@ impl ProbeKey {
         let health = &target.health;
         Self {
             address: SocketAddr::new(target.address, health.port),
+            via: target.via.clone(),
             check: health.check.clone(),
             interval: health.interval,
             timeout: health.timeout,
@@ -265,7 +268,8 @@ impl Probe {
     fn job(&self) -> Job {
         let skipped_last = self.last.as_ref().is_some_and(|last| last.outcome == Outcome::Skipped);
         Job {
-            address: self.key.address,
+            to: self.key.via.destination(self.key.address),
+            via: self.key.via.clone(),
             check: self.key.check.clone(),
             timeout: self.key.timeout,
             excuse_stall: !skipped_last,

@@ -260,6 +260,7 @@ pub(crate) fn service() -> ServiceDetail {
             kind: "http".to_owned(),
             target: Some("/healthz".to_owned()),
             port: 80,
+            via: Via::Vip,
             interval_ms: 200,
             timeout_ms: 100,
             rise: 2,

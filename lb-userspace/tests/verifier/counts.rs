@@ -2,7 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use aya::EbpfLoader;
-use aya::programs::Xdp;
+use aya::programs::{SchedClassifier, Xdp};
+use lb_common::probe::name;
 use lb_userspace::bpf::program::{Balancer, Settings};
 use lb_userspace::bpf::tables::Lengths;
 use lb_userspace::object;
@@ -36,6 +37,14 @@ pub(crate) fn counts() -> Result<Vec<(String, u32)>> {
     let program: &mut Xdp = decap.program_mut("decap").context("no decap")?.try_into()?;
     program.load().context("the kernel refuses decap")?;
     counts.push(("decap", program.info()?.verified_instruction_count()));
+    let mut probe = EbpfLoader::new()
+        .load(object::PROBE)
+        .context("the kernel refuses the maps")?;
+    for name in [name::LABEL, name::SEND, name::ANSWER] {
+        let program: &mut SchedClassifier = probe.program_mut(name).context(name)?.try_into()?;
+        program.load().with_context(|| format!("the kernel refuses {name}"))?;
+        counts.push((name, program.info()?.verified_instruction_count()));
+    }
     counts
         .into_iter()
         .map(|(name, count)| {

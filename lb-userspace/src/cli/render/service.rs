@@ -157,9 +157,10 @@ fn checks(check: Option<&Check>) -> String {
         .map(|target| format!(" {target}"))
         .unwrap_or_default();
     format!(
-        "check {}{target} on port {} every {}, timeout {}, up after {}, down after {}",
+        "check {}{target} on port {} via {} every {}, timeout {}, up after {}, down after {}",
         check.kind,
         check.port,
+        check.via,
         millis(check.interval_ms),
         millis(check.timeout_ms),
         check.rise,

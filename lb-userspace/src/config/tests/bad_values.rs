@@ -211,8 +211,8 @@ const CASES: &[(&str, &str, &str)] = &[
      r#"33:10: service "web": health: jitter -0.1 is out of range: 0 to 0.5"#),
     ("jitter = 0.1", r#"jitter = "10%""#,
      r#"33:10: service "web": health: jitter "10%" is a string: a number is wanted"#),
-    (r#"via = "direct""#, r#"via = "vip""#,
-     r#"34:7: service "web": health: via "vip" is not built yet: this version probes the backend's own address, "direct""#),
+    (r#"via = "direct""#, r#"via = "tunnel""#,
+     r#"34:7: service "web": health: via "tunnel" is unknown: allowed: vip, direct"#),
     // [[service.backend]]
     (r#"name = "web-1""#, r#"name = "web/1""#,
      r#"37:8: service "web": backend number 1: name "web/1" is not a name: 1 to 64 of A-Z a-z 0-9 . _ -, of which - is not the first"#),

@@ -61,6 +61,7 @@ fn every_key_reaches_the_model() {
                     rise: 2,
                     fall: 3,
                     jitter: 0.1,
+                    via: crate::model::Via::Direct,
                 }),
                 policy: Policy::default(),
                 backends: vec![

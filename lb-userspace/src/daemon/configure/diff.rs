@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use crate::api::report::{Change, ChangeAction, FieldChange, RingChange};
-use crate::api::types::{Forward, HashInput, Protocol, Tracking};
+use crate::api::types::{Forward, HashInput, Protocol, Tracking, Via};
 use crate::daemon::world::World;
 use crate::model::{Backend, Check, Failback, Failover, Health, Model, Node, Policy, Service, Weights};
 
@@ -204,6 +204,7 @@ fn health(health: &Health) -> Fields {
         ("health.rise", health.rise.to_string()),
         ("health.fall", health.fall.to_string()),
         ("health.jitter", health.jitter.to_string()),
+        ("health.via", Via::from(health.via).to_string()),
     ];
     match &health.check {
         Check::Tcp => fields.push(("health.kind", "tcp".to_owned())),

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::health::{State, Transition};
+use crate::health::{State, Transition, Via};
 use crate::model::{Check, Health};
 
 /// For what happens sooner or later.
@@ -22,6 +22,7 @@ fn health(port: u16) -> Health {
         rise: 2,
         fall: 3,
         jitter: 0.1,
+        via: crate::model::Via::Direct,
     }
 }
 
@@ -29,6 +30,7 @@ fn target(service: &str, address: [u8; 4], health: Health) -> Target {
     Target {
         id: TargetId::new(service, "b"),
         address: address.into(),
+        via: Via::Direct,
         health,
         initial: None,
     }

@@ -1,12 +1,16 @@
-//! The sockets of probes.
+//! The sockets of probes, and how they travel.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 
 use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::Mark;
 use nix::{setsockopt_impl, sockopt_impl};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{Deadline, Fault};
+use super::{Deadline, Fault, Job};
+use crate::health::Via;
 
 sockopt_impl!(
     /// How long an orphaned socket stays in FIN-WAIT-2, in seconds; negative: not at all.
@@ -17,21 +21,68 @@ sockopt_impl!(
     i32
 );
 
-/// Connects to `address`. The stream it returns closes cleanly when dropped, and leaves no TIME-WAIT behind.
+sockopt_impl!(
+    /// Leaves the choice of a port to connect(2), which knows the other three parts of the connection: so probes of several
+    /// targets can share a port.
+    BindAddressNoPort,
+    SetOnly,
+    libc::IPPROTO_IP,
+    libc::IP_BIND_ADDRESS_NO_PORT,
+    bool
+);
+
+/// Connects to where the job is addressed to. The stream it returns closes cleanly when dropped, and leaves no TIME-WAIT behind.
 ///
 /// Thousands of probes a second that close as usual would each hold a source port for a minute. A reset instead of a FIN
 /// (`SO_LINGER` of 0) frees it, but servers see and log `connection reset by peer`, some as an error.
 /// With a negative `TCP_LINGER2`, a close sends the FIN, so that the server reads an orderly end of file, and the
 /// kernel answers the acknowledgement of that FIN with a reset, which frees both ends (tcp_rcv_state_process, FIN-WAIT-1).
 /// If the server has closed first there is no reset at all. Bytes that the server sent and nobody read make it a plain reset.
-pub(super) async fn connect(address: SocketAddr, deadline: Deadline) -> Result<TcpStream, Fault> {
-    let socket = match address {
+pub(super) async fn connect(job: &Job, deadline: Deadline) -> Result<TcpStream, Fault> {
+    let socket = open(&job.via, || match job.to {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
-    };
-    let socket = socket.map_err(|error| Fault::of_io(&error))?;
+    })?;
     // Without the option the probe works as well, it only leaves a TIME-WAIT.
     let _ = setsockopt(&socket, Linger2, &-1);
-    let connected = deadline.wait("connection", socket.connect(address)).await?;
-    connected.map_err(|error| Fault::of_io(&error))
+    if let Some(source) = settle(&job.via, &socket)? {
+        socket.bind(source).map_err(|error| job.via.fault_of(&error))?;
+    }
+    let connected = deadline.wait("connection", socket.connect(job.to)).await?;
+    connected.map_err(|error| job.via.fault_of(&error))
+}
+
+/// Makes a socket where the way begins.
+fn open<T>(via: &Via, make: impl FnOnce() -> io::Result<T>) -> Result<T, Fault> {
+    let made = match via {
+        Via::Direct => make(),
+        Via::Vip(path) => {
+            let entered = path.namespace.within(make);
+            entered.map_err(|error| Fault::Own(format!("the users' path cannot be entered: {error}").into()))?
+        }
+        Via::Blocked(why) => return Err(Fault::Own(why.to_string().into())),
+    };
+    made.map_err(|error| Fault::of_io(&error))
+}
+
+/// Marks a socket for its target; returns the address to bind it to, if it needs one.
+fn settle(via: &Via, socket: &impl AsFd) -> Result<Option<SocketAddr>, Fault> {
+    let Via::Vip(path) = via else { return Ok(None) };
+    let own = |errno: nix::Error| Fault::Own(format!("the users' path needs a mark on the socket: {errno}").into());
+    setsockopt(socket, Mark, &path.number).map_err(own)?;
+    // Only saves ports.
+    let _ = setsockopt(socket, BindAddressNoPort, &true);
+    Ok(Some(SocketAddr::new(path.source, 0)))
+}
+
+impl Via {
+    /// In the prober's namespace everything has a route, unless somebody took the interface away.
+    pub(super) fn fault_of(&self, error: &io::Error) -> Fault {
+        match (self, error.raw_os_error()) {
+            (Via::Vip(_), Some(libc::ENETUNREACH | libc::ENETDOWN | libc::ENODEV)) => {
+                Fault::Own("the users' path is broken on this host: its interface is gone".into())
+            }
+            _ => Fault::of_io(error),
+        }
+    }
 }

@@ -21,8 +21,8 @@ const MOST_HEAD: usize = 16 * 1024;
 const MOST_BODY: usize = 16 * 1024;
 
 pub(super) async fn probe(job: &Job, path: &str, host: Option<&str>, deadline: Deadline) -> Result<Answer, Fault> {
-    let request = request(job.address, path, host)?;
-    let stream = connect(job.address, deadline).await?;
+    let request = request(job.to, path, host)?;
+    let stream = connect(job, deadline).await?;
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MOST_HEAD);
     let handshake = builder.handshake(TokioIo::new(stream)).await;

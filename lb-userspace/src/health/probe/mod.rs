@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{LastProbe, Outcome};
+use super::{LastProbe, Outcome, Via};
 use crate::model::Check;
 
 /// How much later than its end a wait may be found over before this host, not the backend, is to blame.
@@ -22,7 +22,9 @@ const STALL: Duration = Duration::from_millis(100);
 /// What one probe needs to know.
 #[derive(Clone, Debug)]
 pub(super) struct Job {
-    pub(super) address: SocketAddr,
+    /// Where the probe is addressed to.
+    pub(super) to: SocketAddr,
+    pub(super) via: Via,
     pub(super) check: Check,
     pub(super) timeout: Duration,
     /// Whether a stalled host excuses a failure. Not twice in a row: a host that is always late must not keep the dead in.

@@ -21,7 +21,8 @@ fn http() -> Check {
 
 async fn ask(address: SocketAddr, check: Check, timeout: Duration) -> (Outcome, String) {
     let result = run(Job {
-        address,
+        to: address,
+        via: Via::Direct,
         check,
         timeout,
         excuse_stall: false,
@@ -226,7 +227,8 @@ async fn endless_body() {
     });
     let timeout = Duration::from_millis(500);
     let result = run(Job {
-        address,
+        to: address,
+        via: Via::Direct,
         check: http(),
         timeout,
         excuse_stall: false,

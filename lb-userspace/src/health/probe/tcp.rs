@@ -4,7 +4,7 @@ use super::connect::connect;
 use super::{Answer, Deadline, Fault, Job};
 
 pub(super) async fn probe(job: &Job, deadline: Deadline) -> Result<Answer, Fault> {
-    let stream = connect(job.address, deadline).await?;
+    let stream = connect(job, deadline).await?;
     let answer = Answer::now("connected");
     drop(stream);
     Ok(answer)

@@ -13,6 +13,7 @@ fn health(rise: u32, fall: u32) -> Health {
         rise,
         fall,
         jitter: 0.0,
+        via: crate::model::Via::Direct,
     }
 }
 
@@ -20,6 +21,7 @@ fn target(service: &str, backend: u8, health: Health) -> Target {
     Target {
         id: TargetId::new(service, &format!("b{backend}")),
         address: [127, 0, 0, backend].into(),
+        via: Via::Direct,
         health,
         initial: None,
     }
@@ -48,7 +50,7 @@ fn run(
     let mut starts = Vec::new();
     while let Some(due) = roster.next_due().filter(|due| *due <= from + time) {
         if let Some((id, job)) = roster.take_due(due) {
-            starts.push((due - from, job.address));
+            starts.push((due - from, job.to));
             roster.record(id, result(answer(&job), due));
         }
     }
@@ -203,6 +205,7 @@ fn jitter_moves_probes_and_keeps_their_mean() {
     let mut roster = roster();
     let jittered = Health {
         jitter: 0.2,
+        via: crate::model::Via::Direct,
         ..health(1, 1)
     };
     roster.set(vec![target("s", 1, jittered)], start);

@@ -1,0 +1,166 @@
+//! The probes' way: packets of marked sockets go to one backend as the balancer's would, and the answers come back to the prober.
+//!
+//! ```text
+//!  prober's namespace            host                               backend
+//!  socket ─▶ label ══ veth ══▶ send ─▶ eth1 ────────────────────▶ (decapsulates)
+//!         ◀────────────────────────── answer ◀─ eth0 ◀─────────── (answers directly)
+//! ```
+//!
+//! Programs of tc, attached as tcx (Linux 6.6) or to a clsact qdisc. Neither host nor prober look at a route to the VIP, so it may be the
+//! host's own address.
+#![no_std]
+#![no_main]
+
+mod encapsulate;
+
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_head};
+use aya_ebpf::macros::{classifier, map};
+use aya_ebpf::maps::{HashMap, LruHashMap};
+use aya_ebpf::programs::TcContext;
+use lb_common::map::{FAMILY_V4, FAMILY_V6, Rewrite};
+use lb_common::probe::{Direction, ProbeFlow, flow_v4, flow_v6, is_unreachable, label, number};
+
+use crate::encapsulate::{Front, encapsulate};
+
+/// Room for every pair of service and backend that a node may have; without preallocation it costs nothing.
+const TARGETS: u32 = 4_000_000;
+/// Four times as many as probes can be under way, because an LRU drops the oldest only roughly.
+const FLOWS: u32 = 65_536;
+
+#[map]
+static PROBES: HashMap<u32, Rewrite> = HashMap::with_max_entries(TARGETS, BPF_F_NO_PREALLOC);
+#[map]
+static PROBE_FLOWS: LruHashMap<ProbeFlow, u32> = LruHashMap::with_max_entries(FLOWS, 0);
+
+/// Writes the socket's mark, the number of the target, into the frame: the mark itself does not leave the namespace.
+#[classifier]
+pub fn lb_probe_label(ctx: TcContext) -> i32 {
+    // SAFETY: a field of the program's own context.
+    let mark = unsafe { (*ctx.skb.skb).mark };
+    match ctx.skb.store(MAC_LEN, &label(mark), 0) {
+        Ok(()) => TC_ACT_OK,
+        Err(_) => TC_ACT_SHOT,
+    }
+}
+
+/// Sends a labelled packet to its target.
+#[classifier]
+pub fn lb_probe_send(ctx: TcContext) -> i32 {
+    match send(&ctx) {
+        Some(ifindex) => {
+            // SAFETY: a plain call.
+            unsafe { bpf_redirect(ifindex, 0) as i32 }
+        }
+        // Nothing else has business on this wire.
+        None => TC_ACT_SHOT,
+    }
+}
+
+#[inline(always)]
+fn send(ctx: &TcContext) -> Option<u32> {
+    let number = number(&ctx.load(MAC_LEN).ok()?)?;
+    // SAFETY: an entry that is replaced meanwhile stays readable until the program has ended.
+    let rewrite = unsafe { PROBES.get(number) }?;
+    let packet = packet(ctx, Direction::Out)?;
+    // SAFETY: a field of the program's own context: the end of the wire that leads to the prober.
+    let wire = unsafe { (*ctx.skb.skb).ifindex };
+    PROBE_FLOWS.insert(packet.flow, wire, 0).ok()?;
+    // One flow label for all probes: it need not differ.
+    encapsulate(ctx, rewrite, packet.length, packet.traffic_class, 0).ok()?;
+    Some(rewrite.ifindex)
+}
+
+/// Hands to the prober what belongs to one of its flows, and leaves everything else alone.
+#[classifier]
+pub fn lb_probe_answer(ctx: TcContext) -> i32 {
+    let wire = packet(&ctx, Direction::Back)
+        // SAFETY: as in `send`.
+        .and_then(|packet| unsafe { PROBE_FLOWS.get(packet.flow) });
+    match wire {
+        // SAFETY: a plain call. Linux 5.10.
+        Some(wire) => unsafe { bpf_redirect_peer(*wire, 0) as i32 },
+        None => TC_ACT_UNSPEC,
+    }
+}
+
+struct Packet {
+    flow: ProbeFlow,
+    length: u32,
+    traffic_class: u8,
+}
+
+/// Reads through the helper: what comes from a driver need not lie in one piece.
+#[inline(always)]
+fn packet(ctx: &TcContext, direction: Direction) -> Option<Packet> {
+    match (ctx.skb.protocol() as u16).to_be() {
+        ETH_P_IP => {
+            let header: [u8; 20] = ctx.load(ETH_LEN).ok()?;
+            let transport: [u8; 8] = ctx.load(ETH_LEN + 20).ok()?;
+            let flow = if direction == Direction::Back && is_unreachable(FAMILY_V4, header[9], &transport) {
+                flow_v4(
+                    &ctx.load(ETH_LEN + 28).ok()?,
+                    &ctx.load(ETH_LEN + 48).ok()?,
+                    Direction::Out,
+                )
+            } else {
+                flow_v4(&header, &transport, direction)
+            };
+            Some(Packet {
+                flow: flow?,
+                length: u16::from_be_bytes([header[2], header[3]]).into(),
+                traffic_class: header[1],
+            })
+        }
+        ETH_P_IPV6 => {
+            let header: [u8; 40] = ctx.load(ETH_LEN).ok()?;
+            let transport: [u8; 8] = ctx.load(ETH_LEN + 40).ok()?;
+            let flow = if direction == Direction::Back && is_unreachable(FAMILY_V6, header[6], &transport) {
+                flow_v6(
+                    &ctx.load(ETH_LEN + 48).ok()?,
+                    &ctx.load(ETH_LEN + 88).ok()?,
+                    Direction::Out,
+                )
+            } else {
+                flow_v6(&header, &transport, direction)
+            };
+            Some(Packet {
+                flow: flow?,
+                length: 40 + u32::from(u16::from_be_bytes([header[4], header[5]])),
+                traffic_class: header[0] << 4 | header[1] >> 4,
+            })
+        }
+        _ => None,
+    }
+}
+
+impl Front for TcContext {
+    #[inline(always)]
+    fn grow(&self, bytes: usize) -> bool {
+        // SAFETY: the context is the program's own. For tc since Linux 5.8.
+        unsafe { bpf_skb_change_head(self.skb.skb, bytes as u32, 0) == 0 }
+    }
+
+    #[inline(always)]
+    fn head<T>(&self) -> Option<*mut T> {
+        let start = self.data();
+        if start + size_of::<T>() > self.data_end() {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+}
+
+const MAC_LEN: usize = 6;
+const ETH_LEN: usize = 14;
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86DD;
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

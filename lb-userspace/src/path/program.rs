@@ -1,0 +1,173 @@
+//! The three programs that carry probes, and where they are attached.
+
+use std::collections::{HashMap, HashSet};
+
+use aya::maps::{HashMap as BpfMap, MapData};
+use aya::programs::tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::util::KernelVersion;
+use aya::{Ebpf, EbpfLoader};
+use lb_common::map::Rewrite;
+use lb_common::probe::name;
+
+use super::PathError;
+use super::wire::{HOST_END, PROBER_END};
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// By tcx links (Linux 6.6), which end with the process.
+    Tcx,
+    /// As filters of a clsact qdisc, as on any kernel.
+    Clsact,
+}
+
+impl Hook {
+    /// What the running kernel has.
+    pub fn of_kernel() -> Self {
+        if KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0)) {
+            Hook::Tcx
+        } else {
+            Hook::Clsact
+        }
+    }
+}
+
+/// The programs, loaded.
+pub(super) struct Programs {
+    ebpf: Ebpf,
+    hook: Hook,
+    targets: BpfMap<MapData, u32, Rewrite>,
+    answering: HashMap<u32, SchedClassifierLinkId>,
+}
+
+impl Programs {
+    pub(super) fn load(object: &[u8], hook: Hook) -> Result<Self, PathError> {
+        let refused = |error: &dyn std::error::Error| PathError::Program(chain(error));
+        let mut ebpf = EbpfLoader::new().load(object).map_err(|error| refused(&error))?;
+        let missing = || PathError::Program(format!("the object file has no {}", name::PROBES));
+        let targets = ebpf.take_map(name::PROBES).ok_or_else(missing)?;
+        let targets = BpfMap::try_from(targets).map_err(|error| refused(&error))?;
+        for program in [name::LABEL, name::SEND, name::ANSWER] {
+            classifier(&mut ebpf, program)?
+                .load()
+                .map_err(|error| PathError::Program(format!("{program}: {}", chain(&error))))?;
+        }
+        Ok(Self {
+            ebpf,
+            hook,
+            targets,
+            answering: HashMap::new(),
+        })
+    }
+
+    /// On the prober's end of the wire; to be called in the prober's namespace.
+    pub(super) fn attach_label(&mut self) -> Result<(), PathError> {
+        self.attach(name::LABEL, PROBER_END, TcAttachType::Egress).map(drop)
+    }
+
+    /// On the host's end.
+    pub(super) fn attach_send(&mut self) -> Result<(), PathError> {
+        self.attach(name::SEND, HOST_END, TcAttachType::Ingress).map(drop)
+    }
+
+    pub(super) fn attach_answer(&mut self, interfaces: &HashSet<u32>) -> Result<(), PathError> {
+        let gone: Vec<u32> = self
+            .answering
+            .keys()
+            .copied()
+            .filter(|ifindex| !interfaces.contains(ifindex))
+            .collect();
+        for ifindex in gone {
+            if let Some(link) = self.answering.remove(&ifindex) {
+                // Fails if the interface is gone, and the program with it.
+                let _ = classifier(&mut self.ebpf, name::ANSWER)?.detach(link);
+            }
+        }
+        let mut first = Ok(());
+        for ifindex in interfaces {
+            if self.answering.contains_key(ifindex) {
+                continue;
+            }
+            // Of one that is gone the name may also be empty.
+            let Some(interface) = nix::net::if_::if_indextoname(*ifindex)
+                .ok()
+                .filter(|name| !name.is_empty())
+            else {
+                continue;
+            };
+            match self.attach(name::ANSWER, &interface.to_string_lossy(), TcAttachType::Ingress) {
+                Ok(link) => drop(self.answering.insert(*ifindex, link)),
+                Err(error) => first = first.and(Err(error)),
+            }
+        }
+        first
+    }
+
+    pub(super) fn set_target(&mut self, number: u32, rewrite: &Rewrite) -> Result<(), PathError> {
+        self.targets
+            .insert(number, rewrite, 0)
+            .map_err(|error| PathError::Target {
+                number,
+                problem: chain(&error),
+            })
+    }
+
+    pub(super) fn remove_target(&mut self, number: u32) -> Result<(), PathError> {
+        self.targets.remove(&number).map_err(|error| PathError::Target {
+            number,
+            problem: chain(&error),
+        })
+    }
+
+    fn attach(
+        &mut self,
+        program: &'static str,
+        interface: &str,
+        at: TcAttachType,
+    ) -> Result<SchedClassifierLinkId, PathError> {
+        let options = match self.hook {
+            Hook::Tcx => TcAttachOptions::TcxOrder(LinkOrder::default()),
+            Hook::Clsact => {
+                // One that is there already serves as well; if there is none, attaching says so.
+                let _ = qdisc_add_clsact(interface);
+                TcAttachOptions::Netlink(NlOptions::default())
+            }
+        };
+        let attached = classifier(&mut self.ebpf, program)?.attach_with_options(interface, at, options);
+        attached.map_err(|error: ProgramError| PathError::Attach {
+            program,
+            interface: interface.to_owned(),
+            problem: chain(&error),
+        })
+    }
+}
+
+/// Removes the filters of a daemon that was killed. tcx links end with their process.
+pub(super) fn clear() {
+    for interface in nix::net::if_::if_nameindex().iter().flatten() {
+        // Most interfaces have none.
+        let _ = qdisc_detach_program(&interface.name().to_string_lossy(), TcAttachType::Ingress, name::ANSWER);
+    }
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, program: &'static str) -> Result<&'a mut SchedClassifier, PathError> {
+    let found = ebpf.program_mut(program);
+    found
+        .and_then(|found| found.try_into().ok())
+        .ok_or_else(|| PathError::Program(format!("the object file has no {program}")))
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

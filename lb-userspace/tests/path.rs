@@ -1,0 +1,97 @@
+//! The users' path attached as it is on kernels without tcx, and what stays of it when its maker is gone.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use lb_common::encap;
+use lb_common::map::Rewrite;
+use lb_common::probe::name;
+use lb_tests::net::{Arms, Family, Scratch, Topology};
+use lb_tests::serve::Nginx;
+use lb_userspace::health::{Checker, State, Target, TargetId, Via, VipPath};
+use lb_userspace::model::{self, Check, Health};
+use lb_userspace::object;
+use lb_userspace::path::program::Hook;
+use lb_userspace::path::{self, UsersPath};
+
+#[test]
+fn with_a_clsact_qdisc_probes_go_and_come_back_too() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let net = Topology::new(Arms::Two, 1)?;
+    let backend = &net.backends[0];
+    let vip = Topology::vip(Family::V4, 10);
+    backend.host.ip(&format!("addr add {vip}/32 dev lo"))?;
+    let _server = Nginx::start(&backend.host, &scratch)?;
+    let macs = (backend.host.mac("eth0")?, net.edge.mac("eth1")?);
+    let filters = || net.edge.run("tc", &["filter", "show", "dev", "eth1", "ingress"]);
+    // A qdisc that somebody else made is used as it is.
+    net.edge.run("tc", &["qdisc", "add", "dev", "eth1", "clsact"])?;
+
+    net.edge.enter(|| -> Result<()> {
+        let eth1 = nix::net::if_::if_nametoindex("eth1")?;
+        let mut path = UsersPath::set_up(object::PROBE, Hook::Clsact)?;
+        let rewrite = Rewrite {
+            ifindex: eth1,
+            ..encap::l2(macs.0, macs.1)
+        };
+        let source: IpAddr = "10.0.0.5".parse()?;
+        path.add_sources([source])?;
+        path.set_targets(HashMap::from([(7, rewrite)]))?;
+        path.expect_answers(&HashSet::from([eth1, 9_999]))?;
+        ensure!(filters()?.contains(name::ANSWER), "{}", filters()?);
+        let via = Via::Vip(VipPath {
+            vip,
+            source,
+            number: 7,
+            namespace: path.namespace(),
+        });
+        ensure!(verdict(backend.v4.into(), via)? == State::Up, "no answer");
+        // As by a kill: nobody takes the filter away.
+        std::mem::forget(path);
+        Ok(())
+    })??;
+    ensure!(
+        net.edge.ip("link show lb-probe").is_ok(),
+        "the interface went by itself"
+    );
+    net.edge.enter(path::clear)??;
+    ensure!(!filters()?.contains(name::ANSWER), "{}", filters()?);
+    ensure!(
+        net.edge.ip("link show lb-probe").is_err(),
+        "the interface is still there"
+    );
+    Ok(())
+}
+
+/// What the first probe of an HTTP server on port 80 says.
+fn verdict(address: IpAddr, via: Via) -> Result<State> {
+    let (sender, events) = channel();
+    let checker = Checker::start(move |changes| drop(sender.send(changes)))?;
+    checker.set(vec![Target {
+        id: TargetId::new("web", "web-1"),
+        address,
+        via,
+        health: Health {
+            check: Check::Http {
+                path: "/healthz".into(),
+                host: None,
+            },
+            port: 80,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(5),
+            rise: 1,
+            fall: 1,
+            jitter: 0.0,
+            via: model::Via::Vip,
+        },
+        initial: None,
+    }]);
+    let changes = events.recv_timeout(Duration::from_secs(20)).context("no verdict")?;
+    let change = changes.first().context("no change")?;
+    ensure!(change.address == SocketAddr::new(address, 80));
+    println!("{}", change.reason);
+    Ok(change.transition.to)
+}
