@@ -16,7 +16,7 @@ use crate::path::program::Hook;
 use crate::path::source::Sources;
 
 /// How long to wait before what could not be set up is tried again.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The users' path, and who is on it.
 pub(super) struct Paths {

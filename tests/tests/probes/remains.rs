@@ -93,11 +93,11 @@ fn a_lost_interface_comes_back() -> Result<()> {
     wait_for(&edge, &name, ALL_UP)?;
     for _ in 0..3 {
         site.net.edge.ip("link del lb-probe")?;
-        wait_until("the interface", Duration::from_secs(5), || {
+        wait_until("the interface", Duration::from_secs(15), || {
             Ok(site.net.edge.ip("link show lb-probe").is_ok())
         })?;
     }
-    std::thread::sleep(Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(4));
     wait_for(&edge, &name, ALL_UP)?;
     ensure!(!edge.log().contains("backend is down"), "{}", edge.log());
     Ok(())
