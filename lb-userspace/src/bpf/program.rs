@@ -14,10 +14,11 @@ use lb_common::hash::HashKeys;
 use lb_common::map::{Counter, Meta, name};
 use lb_common::reason::Reason;
 use thiserror::Error;
+use tracing::warn;
 
 use super::link::{LinkError, Value, link};
 use super::mapping::Mapping;
-use super::shape;
+use super::shape::{self, Access::ByKey};
 use super::tables::{Lengths, Tables};
 
 /// Why the balancer cannot be brought into the kernel, or be asked.
@@ -133,7 +134,30 @@ impl Balancer {
         Self::load_with(object, settings, Some(folder))
     }
 
+    /// Loads the program for tables that are one value each; if the verifier does not follow it there, the one that looks them up by key.
     fn load_with(object: &[u8], settings: Settings, pins: Option<&Path>) -> Result<Self, KernelError> {
+        let fresh = pins.is_none_or(|folder| !folder.join(name::META).exists());
+        match Self::try_load(object, settings, pins) {
+            Err(KernelError::Program { name, source })
+                if fresh && !ByKey.programs().contains(&name) && matches!(source, ProgramError::LoadError { .. }) =>
+            {
+                let reason = refusal(&source);
+                warn!(%reason, "the verifier refuses the program {name}: a slower one is used, which looks tables up by key");
+                shape::use_no_large_values();
+                for pin in pins
+                    .into_iter()
+                    .flat_map(|folder| name::PINNED.map(|map| folder.join(map)))
+                {
+                    // Of this attempt; what cannot be removed is found by the next one.
+                    _ = fs::remove_file(pin);
+                }
+                Self::try_load(object, settings, pins)
+            }
+            result => result,
+        }
+    }
+
+    fn try_load(object: &[u8], settings: Settings, pins: Option<&Path>) -> Result<Self, KernelError> {
         let Settings {
             lengths,
             hash_seed,

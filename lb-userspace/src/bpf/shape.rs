@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType};
 use lb_common::map::{ABI_VERSION, BackendRow, Counter, FlowEntry, InsertWindow, Meta, ServiceEntry, SlotPair, name};
@@ -244,11 +245,22 @@ const LARGE_LIMIT: u32 = (1 << 29) - 4096;
 
 /// Bytes of the longest value that the kernel takes in an array. Asked once, by making one that is longer than older kernels allow.
 fn longest_value() -> u32 {
+    if NO_LARGE_VALUES.load(Ordering::Relaxed) {
+        return 0;
+    }
     static LONGEST: OnceLock<u32> = OnceLock::new();
     *LONGEST.get_or_init(|| match create("probe", 2 * SMALL_LIMIT, 1) {
         Ok(_) => LARGE_LIMIT,
         Err(_) => SMALL_LIMIT,
     })
+}
+
+/// The verifier has refused a program that goes into large values.
+static NO_LARGE_VALUES: AtomicBool = AtomicBool::new(false);
+
+/// From now on every table has a value for each element.
+pub fn use_no_large_values() {
+    NO_LARGE_VALUES.store(true, Ordering::Relaxed);
 }
 
 /// Makes an array map that can be mapped into memory.
