@@ -27,6 +27,8 @@ use crate::reference::{DROP, Memory, Outcome, World};
 
 /// Last bytes of the services' addresses, of both families, with TCP port 80 and UDP port 53.
 pub(super) const SERVICES: [u8; 4] = [10, 20, 30, 40];
+/// As many bytes as a value may have at most for the ring to be too long for one, and the other tables not.
+pub(super) const LARGE_RING: u32 = 60_000;
 const BACKENDS: u16 = 6;
 /// Far fewer than the flow table has room for: it is not to choose what is forgotten.
 const MOST_REMEMBERED: usize = 8_000;
@@ -43,7 +45,7 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(longest_value: Option<u32>) -> Self {
         stay_on_this_cpu();
         let device = interface();
         let settings = Settings {
@@ -54,7 +56,7 @@ impl Fleet {
                 flows: 128 * 1024,
             },
             hash_seed: SEED,
-            longest_value: None,
+            longest_value,
         };
         let mut balancer = Balancer::load(object::BALANCE, settings).expect("the program loads");
         let plan = plan(&balancer.tables, &services(device), Scope::Everything).expect("there is room");
@@ -74,6 +76,11 @@ impl Fleet {
             reasons: [0; Reason::COUNT],
             pairs: HashMap::new(),
         }
+    }
+
+    /// The name of the program that runs.
+    pub(super) fn program(&mut self) -> &'static str {
+        self.balancer.verified_instructions().expect("the programs' counts")[0].0
     }
 
     /// Runs a frame; all that can be seen of it must be what the model says.
