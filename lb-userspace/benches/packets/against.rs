@@ -4,10 +4,10 @@
 //! then called by this revision's wrapper, round by round, so that whatever happens to the machine happens to both.
 
 use std::io::{BufRead as _, BufReader, Write as _, stdin, stdout};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::programs::loaded_programs;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,7 @@ pub(crate) fn hold() -> Result<()> {
 /// The other revision's benchmark, running.
 pub(crate) struct Other {
     name: String,
+    bench: PathBuf,
     child: Child,
     asks: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
@@ -57,43 +58,54 @@ pub(crate) struct Other {
 
 impl Other {
     pub(crate) fn start(bench: &Path, name: &str) -> Result<Self> {
-        let mut child = Command::new(bench)
-            .arg("--hold")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| bench.display().to_string())?;
-        let asks = child.stdin.take();
-        let answers = child.stdout.take().context("a pipe that was asked for")?;
+        let (child, asks, answers) = spawn(bench)?;
         Ok(Self {
             name: name.to_owned(),
+            bench: bench.to_owned(),
             child,
             asks,
-            answers: BufReader::new(answers),
+            answers,
         })
     }
 
-    /// The other revision's program, its tables filled for the case.
-    pub(crate) fn target(&mut self, case: &Case) -> Result<Target> {
+    /// The other revision's program, its tables filled for the case; nothing if it cannot, as one that is older than the case.
+    pub(crate) fn target(&mut self, case: &Case) -> Result<Option<Target>> {
         let name = case.name();
         if let Some(asks) = &mut self.asks {
             writeln!(asks, "{name}")?;
         }
         let mut line = String::new();
         if self.answers.read_line(&mut line)? == 0 {
-            bail!("{} cannot be measured in the case {name}; why is above", self.name);
+            eprintln!("{} is not measured in the case {name}; why is above", self.name);
+            self.child.wait()?;
+            (self.child, self.asks, self.answers) = spawn(&self.bench)?;
+            return Ok(None);
         }
         let held: Held = serde_json::from_str(&line).with_context(|| format!("{} answers {line:?}", self.name))?;
         let info = loaded_programs()
             .filter_map(Result::ok)
             .find(|info| info.id() == held.program_id)
             .with_context(|| format!("{}'s program {} is gone", self.name, held.program_id))?;
-        Ok(Target {
+        Ok(Some(Target {
             program: info.fd()?,
             verdict: held.verdict,
             growth: held.growth,
-        })
+        }))
     }
+}
+
+type Process = (Child, Option<ChildStdin>, BufReader<ChildStdout>);
+
+fn spawn(bench: &Path) -> Result<Process> {
+    let mut child = Command::new(bench)
+        .arg("--hold")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| bench.display().to_string())?;
+    let asks = child.stdin.take();
+    let answers = child.stdout.take().context("a pipe that was asked for")?;
+    Ok((child, asks, BufReader::new(answers)))
 }
 
 impl Drop for Other {

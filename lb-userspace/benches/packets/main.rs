@@ -218,7 +218,7 @@ fn measure(cases: &[Case], effort: Effort, mut other: Option<&mut Other>, show: 
             growth,
         };
         let against = match &mut other {
-            Some(other) => Some(other.target(case)?),
+            Some(other) => other.target(case)?,
             None => None,
         };
         let mut targets = vec![&target];

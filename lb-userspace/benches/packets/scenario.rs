@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::programs::ProgramFd;
-use lb_common::map::Meta;
+use lb_common::map::{Meta, Slot};
 use lb_userspace::bpf::program::Balancer;
+use lb_userspace::bpf::tables::Tables;
 use lb_userspace::config;
 use lb_userspace::daemon::kernel::settings_for;
 use lb_userspace::model::{Model, Service};
@@ -25,6 +26,19 @@ pub(crate) enum Mode {
     Ipip,
 }
 
+/// What state all slots are in, and whether flows are remembered without a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slots {
+    /// Where the ring puts them.
+    Stable,
+    /// From one backend to another, and every flow may be remembered.
+    Moving,
+    /// The same, and as many flows may be remembered as by default.
+    MovingBounded,
+    /// Moved.
+    Settled,
+}
+
 /// A configuration in a few numbers: services that are alike but for their VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scenario {
@@ -38,6 +52,7 @@ pub(crate) struct Scenario {
     /// Of each service.
     pub(crate) backends: u32,
     pub(crate) ring_size: u32,
+    pub(crate) slots: Slots,
 }
 
 impl Scenario {
@@ -51,6 +66,7 @@ impl Scenario {
             services: 1,
             backends: 100,
             ring_size: config::DEFAULT_RING_SIZE,
+            slots: Slots::Stable,
         }
     }
 
@@ -165,6 +181,28 @@ pub(crate) fn load(scenario: &Scenario) -> Result<Loaded> {
         ..meta
     })?;
     apply(&plan, &balancer.tables, |row| balancer.raw_pair(row))?;
+    unsettle(&balancer.tables, scenario);
     let program = balancer.balance_mut()?.fd()?.try_clone()?;
     Ok(Loaded { balancer, program })
+}
+
+/// Puts the slots of every service into the scenario's state.
+fn unsettle(tables: &Tables, scenario: &Scenario) {
+    let next = |owner: u16| (owner + 1) % scenario.backends as u16;
+    let state = |slot: Slot| match scenario.slots {
+        Slots::Stable => slot,
+        Slots::Moving | Slots::MovingBounded => Slot::moving(next(slot.current()), slot.current()),
+        Slots::Settled => Slot::settled(slot.current()),
+    };
+    for place in 0..tables.lengths().services {
+        let service = tables.service(place);
+        if scenario.slots == Slots::Stable || service.word == 0 {
+            continue;
+        }
+        let base = service.ring_base();
+        (base..base + service.ring_size).for_each(|position| tables.set_slot(position, state(tables.slot(position))));
+        if scenario.slots == Slots::Moving {
+            tables.set_flags(place, service.flags, u32::MAX);
+        }
+    }
 }
