@@ -35,7 +35,7 @@ pub struct CheckReport {
 }
 
 /// What a configuration would change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PlanReport {
     /// What is different from the configuration in force; empty if nothing is.
     pub changes: Vec<Change>,
@@ -84,7 +84,7 @@ pub struct FieldChange {
 }
 
 /// How much of a ring changes owner.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RingChange {
     /// The service.
     pub service: String,
@@ -92,10 +92,13 @@ pub struct RingChange {
     pub moved: u32,
     /// Slots of the ring.
     pub ring_size: u32,
+    /// The part of the service's packets that these slots get now, by each backend's rate: 0.0 ..= 1.0. Nothing while it gets none.
+    /// New connections of that part go elsewhere; what becomes of the others, `tracking` says.
+    pub traffic: Option<f64>,
 }
 
 /// A configuration was accepted and is in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ApplyReport {
     /// Its number.
     pub generation: u64,

@@ -262,7 +262,9 @@ impl Daemon {
         }
         PlanReport {
             changes: diff::changes(&self.world.model, &candidate.world.model),
-            rings: diff::rings(&self.world, &candidate.world),
+            rings: diff::rings(&self.world, &candidate.world, |service, backend| {
+                self.rates.of(service, backend).packets_per_second
+            }),
             writes,
             warnings: candidate.warnings.iter().map(finding).collect(),
         }

@@ -513,6 +513,7 @@ pub(crate) fn plan() -> PlanReport {
             service: "web".to_owned(),
             moved: 21_904,
             ring_size: 65_537,
+            traffic: Some(0.2718),
         }],
         writes: BTreeMap::from([
             ("backends".to_owned(), 4),

@@ -65,9 +65,13 @@ fn changes(plan: &PlanReport, view: &View) -> String {
     for ring in plan.rings.iter().take(RINGS) {
         let share = percent(part(ring.moved.into(), ring.ring_size.into()));
         let (moved, size) = (grouped(ring.moved.into()), grouped(ring.ring_size.into()));
+        let service = clean(&ring.service);
+        let traffic = ring
+            .traffic
+            .map(|part| format!(", {} of its packets", percent(part)))
+            .unwrap_or_default();
         text.push_str(&format!(
-            "ring {}: {moved} of {size} slots move ({share})\n",
-            clean(&ring.service)
+            "ring {service}: {moved} of {size} slots move ({share}){traffic}\n"
         ));
     }
     if let Some(others) = plan.rings.get(RINGS..).filter(|others| !others.is_empty()) {

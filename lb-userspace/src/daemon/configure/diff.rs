@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use lb_common::map::ServiceKey;
+
 use crate::api::report::{Change, ChangeAction, FieldChange, RingChange};
 use crate::api::types::{Forward, HashInput, Protocol, Tracking, Via};
 use crate::daemon::world::World;
@@ -231,8 +233,9 @@ fn word(value: impl Debug) -> String {
     format!("{value:?}").to_lowercase()
 }
 
-/// How many slots of each ring that stays belong to another backend afterwards, by the configuration alone.
-pub(super) fn rings(before: &World, after: &World) -> Vec<RingChange> {
+/// How many slots of each ring that stays belong to another backend afterwards, by the configuration alone, and which part of the
+/// service's packets they have: `rate` tells a backend's packets per second.
+pub(super) fn rings(before: &World, after: &World, rate: impl Fn(ServiceKey, u64) -> f64) -> Vec<RingChange> {
     let mut changes = Vec::new();
     for service in &after.model.services {
         let (Some(old), Some(new)) = (before.ring_owners(&service.name), after.ring_owners(&service.name)) else {
@@ -244,12 +247,71 @@ pub(super) fn rings(before: &World, after: &World) -> Vec<RingChange> {
             new.len()
         };
         if moved > 0 {
+            // Counters belong to the key: of a service that gets another one, nothing is known.
+            let key = service.key();
             changes.push(RingChange {
                 service: service.name.clone(),
                 moved: moved as u32,
                 ring_size: service.ring_size,
+                traffic: traffic(&old, &new, |backend| rate(key, backend)),
             });
         }
     }
     changes
+}
+
+/// The part of the packets whose slot belongs to another backend afterwards; nothing if there are no packets. A backend's packets are
+/// taken to be spread evenly over its slots.
+fn traffic(old: &[Option<u64>], new: &[Option<u64>], rate: impl Fn(u64) -> f64) -> Option<f64> {
+    let mut slots: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
+    for (position, owner) in old.iter().enumerate() {
+        let Some(owner) = owner else { continue };
+        // A flow keeps its place on the ring, also on one of another size.
+        let after = new.get((2 * position + 1) * new.len() / (2 * old.len()));
+        let (all, moved) = slots.entry(*owner).or_default();
+        *all += 1;
+        *moved += u32::from(after != Some(&Some(*owner)));
+    }
+    let (mut total, mut moving) = (0.0, 0.0);
+    for (owner, (all, moved)) in slots {
+        let packets = rate(owner);
+        total += packets;
+        moving += packets * f64::from(moved) / f64::from(all);
+    }
+    (total > 0.0).then(|| moving / total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Option<u64> = Some(1);
+    const B: Option<u64> = Some(2);
+    const C: Option<u64> = Some(3);
+
+    #[track_caller]
+    fn check(old: &[Option<u64>], new: &[Option<u64>], rates: [f64; 2], expected: Option<f64>) {
+        let found = traffic(old, new, |backend| {
+            rates.get(backend as usize - 1).copied().unwrap_or(0.0)
+        });
+        assert_eq!(found, expected, "{old:?} to {new:?} at {rates:?}");
+    }
+
+    #[test]
+    fn traffic_follows_the_slots_of_each_backend() {
+        check(&[A, A, B, B], &[A, A, B, B], [10.0, 10.0], Some(0.0));
+        check(&[A, A, B, B], &[C, A, B, B], [10.0, 10.0], Some(0.25));
+        // A backend with little traffic has little to move, and one without none.
+        check(&[A, A, B, B], &[C, C, B, B], [10.0, 30.0], Some(0.25));
+        check(&[A, A, B, B], &[C, C, B, B], [0.0, 30.0], Some(0.0));
+        check(&[A, A, B, B], &[C, C, B, B], [0.0, 0.0], None);
+        check(&[None, None, None], &[A, A, A], [0.0, 0.0], None);
+        check(&[A, A, A], &[None, None, None], [5.0, 0.0], Some(1.0));
+    }
+
+    #[test]
+    fn a_flow_keeps_its_place_on_a_ring_of_another_size() {
+        check(&[A, A, B], &[A, A, A, A, B, B], [2.0, 1.0], Some(0.0));
+        check(&[A, B], &[B, B, A, A, A], [1.0, 1.0], Some(1.0));
+    }
 }
