@@ -20,14 +20,16 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed={}", xtask::record::path().display());
 
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
-    let objects = match Record::load().and_then(|record| ebpf::build(&record)) {
-        Ok(objects) => objects,
+    let built = Record::load().and_then(|record| Ok((ebpf::build(&record)?, record.release)));
+    let (objects, compiler) = match built {
+        Ok(built) => built,
         Err(error) => {
             // As cargo's own error line: the output of a build script that fails is long.
             println!("cargo::error={error:#}");
             return Ok(());
         }
     };
+    println!("cargo::rustc-env=EBPF_RUSTC={compiler}");
     for name in ["balance", "decap", "probe", "bench"] {
         copy(&objects.join(name), &out_dir.join(name))?;
     }

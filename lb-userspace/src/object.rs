@@ -14,6 +14,9 @@ pub static PROBE: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/prob
 /// The packet benchmark's wrapper and floors; no program that is shipped loads it.
 pub static BENCH: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench"));
 
+/// The version of the compiler that built them: `1.95.0`.
+pub const COMPILER: &str = env!("EBPF_RUSTC");
+
 #[cfg(test)]
 mod tests {
     use super::*;

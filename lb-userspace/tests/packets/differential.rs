@@ -26,7 +26,7 @@ const SEED: u64 = 0xED6E;
 /// Tables that are one value each, as the kernel allows.
 #[test]
 fn with_tables_as_whole_values() {
-    // Before Linux 6.2 or so by key, as below.
+    // By key, as below, where the kernel takes no large values.
     agree(None, None);
 }
 
@@ -48,7 +48,9 @@ fn agree(longest_value: Option<u32>, program: Option<&str>) {
     let seed = setting("DIFFERENTIAL_SEED").unwrap_or(SEED);
     let mut rng = Rng::with_seed(seed);
     let mut fleet = Fleet::new(longest_value);
-    if let Some(program) = program {
+    if let Some(program) = program
+        && Fleet::new(None).program() != "balance_by_key"
+    {
         assert_eq!(fleet.program(), program);
     }
     let mut ways: BTreeMap<Way, u64> = BTreeMap::new();

@@ -43,6 +43,15 @@ pub(super) fn image(kernel: &Kernel, mirror: &str, update: bool) -> Result<Image
     if !update && let Ok(image) = find(&place) {
         return Ok(image);
     }
+    fetch(kernel, mirror, &place).with_context(|| {
+        format!(
+            "apt cannot fetch Debian's kernel {} from {mirror}, which takes a network once (`cargo xtask kernels --mirror URL` for another archive)",
+            kernel.name
+        )
+    })
+}
+
+fn fetch(kernel: &Kernel, mirror: &str, place: &Path) -> Result<Image> {
     let progress = Progress::new();
     progress.heading(&format!("Fetching kernel {} from {}", kernel.name, kernel.suite));
     let apt = Apt::new(kernel.suite, mirror)?;
@@ -75,13 +84,13 @@ pub(super) fn image(kernel: &Kernel, mirror: &str, update: bool) -> Result<Image
     keep(&whole, &apt.state.join("kept"), field(&meta, "Version")?)?;
     // The whole kernel is there before the old one goes.
     if place.exists() {
-        fs::remove_dir_all(&place)?;
+        fs::remove_dir_all(place)?;
     }
-    fs::rename(apt.state.join("kept"), &place)?;
+    fs::rename(apt.state.join("kept"), place)?;
     for used in [&debs, &whole] {
         fs::remove_dir_all(used)?;
     }
-    find(&place)
+    find(place)
 }
 
 /// Where all kernels are.
@@ -185,6 +194,10 @@ impl Apt {
             "APT::Sandbox::User=".into(),
             // Icons, translations and the like.
             "Acquire::Languages=none".into(),
+            // Without it a list that did not come is a warning.
+            "APT::Update::Error-Mode=any".into(),
+            "Acquire::Retries=3".into(),
+            "Acquire::http::Timeout=30".into(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".into(),
             "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false".into(),
         ] {

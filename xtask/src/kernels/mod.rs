@@ -80,14 +80,15 @@ const FILES: [&str; 1] = ["lb-userspace/tests/verifier/budget.toml"];
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let kernels = chosen(args)?;
     setup::ensure(Scope::Kernels)?;
-    let programs = build()?;
-    let tests = jobs::build(args.test.as_deref())?;
-    let userland = userland(&tests, &[&programs.lbd, &programs.lbctl])?;
-
+    // First, since all that follows is for nothing without them.
     let images: Vec<(&Kernel, Image)> = kernels
         .into_iter()
         .map(|kernel| Ok((kernel, fetch::image(kernel, &args.mirror, args.update)?)))
         .collect::<Result<_>>()?;
+    let programs = build()?;
+    let tests = jobs::build(args.test.as_deref())?;
+    let userland = userland(&tests, &[&programs.lbd, &programs.lbctl])?;
+
     // The tests wait more than they compute.
     let at_once = thread::available_parallelism()
         .map_or(1, usize::from)

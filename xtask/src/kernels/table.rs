@@ -134,12 +134,18 @@ impl Row {
         })
     }
 
-    fn cells(&self) -> Vec<String> {
-        let verified: Vec<_> = self
-            .verified
+    /// How many tests passed and failed; whatever else is wrong counts as one that failed.
+    fn tally(&self) -> (u64, u64) {
+        let bad = |ended: &Ended| if ended.good() { 0 } else { ended.failed.max(1) };
+        self.outcomes
             .iter()
-            .map(|(program, count)| format!("{program} {count}"))
-            .collect();
+            .map(|(_, ended)| (ended.passed, bad(ended)))
+            .fold((0, self.problems.len() as u64), |sum, one| {
+                (sum.0 + one.0, sum.1 + one.1)
+            })
+    }
+
+    fn cells(&self) -> Vec<String> {
         let mut cells = vec![self.release.clone()];
         for column in Column::ALL {
             let ended: Vec<&Ended> = self
@@ -153,9 +159,6 @@ impl Row {
                 None if ended.is_empty() => "-".into(),
                 None => format!("{} passed", ended.iter().map(|ended| ended.passed).sum::<u64>()),
             });
-            if column == Column::Loads {
-                cells.push(verified.join(", "));
-            }
         }
         cells.push(if self.problems.is_empty() {
             format!("{:.0} s", self.took.as_secs_f64())
@@ -236,12 +239,7 @@ fn result(line: &str) -> Option<(u64, u64)> {
 /// The table: a row for each kernel.
 pub(super) fn render(rows: &[Row]) -> String {
     let mut head = vec!["kernel".to_owned()];
-    for column in Column::ALL {
-        head.push(column.title().into());
-        if column == Column::Loads {
-            head.push("verified instructions".into());
-        }
-    }
+    head.extend(Column::ALL.map(|column| column.title().into()));
     head.push("took".into());
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(rows.iter().map(Row::cells)).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
@@ -252,7 +250,19 @@ pub(super) fn render(rows: &[Row]) -> String {
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }
-    text
+    for row in rows {
+        let counts: Vec<_> = row
+            .verified
+            .iter()
+            .map(|(program, count)| format!("{program} {count}"))
+            .collect();
+        text += &format!("instructions verified on {}: {}\n", row.release, counts.join(", "));
+    }
+    let (passed, failed) = rows
+        .iter()
+        .map(Row::tally)
+        .fold((0, 0), |sum, row| (sum.0 + row.0, sum.1 + row.1));
+    text + &format!("{passed} passed, {failed} failed\n")
 }
 
 #[cfg(test)]
@@ -371,13 +381,23 @@ mod tests {
         assert!(
             lines
                 .next()
-                .is_some_and(|head| head.starts_with("kernel          loads     verified instructions"))
+                .is_some_and(|head| head.starts_with("kernel          loads     packet tables"))
         );
+        let rest: Vec<_> = lines.collect();
         assert_eq!(
-            lines.next(),
-            Some(
-                "6.1.0-50-amd64  2 passed  balance 1200, lookup 300  -              -      -           -               9 s"
-            )
+            rest,
+            [
+                "6.1.0-50-amd64  2 passed  -              -      -           -               9 s",
+                "instructions verified on 6.1.0-50-amd64: balance 1200, lookup 300",
+                "2 passed, 0 failed",
+            ]
         );
+    }
+
+    #[test]
+    fn whatever_is_wrong_is_a_failure() {
+        assert_eq!(row(Some(0), OK, true).tally(), (2, 0));
+        assert_eq!(row(Some(0), OK, false).tally(), (2, 1));
+        assert_eq!(row(None, "", true).tally(), (0, 1));
     }
 }
