@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use aya::maps::{HashMap as KernelHash, Map, MapData};
+use aya::maps::{HashMap as KernelHash, Map, MapData, PerCpuArray};
 use fastrand::Rng;
 use lb_common::hash::HashKeys;
-use lb_common::map::{BackendNumber, Counter, FlowEntry, Meta, NOBODY, Rewrite, ServiceEntry, ServiceKey, Slot};
-use lb_common::map::{flag, row_flag, time_unit};
+use lb_common::map::{BackendNumber, Counter, FlowEntry, InsertWindow, Meta, NOBODY, Rewrite};
+use lb_common::map::{ServiceEntry, ServiceKey, Slot, flag, name, row_flag, time_unit};
 use lb_common::reason::Reason;
 use lb_tests::packet::assert_same;
 use lb_userspace::bpf::flows::{self, Keep};
@@ -39,6 +39,8 @@ pub(super) struct Fleet {
     /// The interface that packets may be redirected to.
     device: [u32; 1],
     flows: KernelHash<MapData, u64, FlowEntry>,
+    windows: PerCpuArray<MapData, InsertWindow>,
+    cpu: usize,
     memory: Memory,
     reasons: [u64; Reason::COUNT],
     pairs: HashMap<u32, Counter>,
@@ -46,7 +48,7 @@ pub(super) struct Fleet {
 
 impl Fleet {
     pub(super) fn new(longest_value: Option<u32>) -> Self {
-        stay_on_this_cpu();
+        let cpu = stay_on_this_cpu();
         let device = interface();
         let settings = Settings {
             lengths: Lengths {
@@ -70,6 +72,8 @@ impl Fleet {
         let data = MapData::from_fd(balancer.flows_fd().expect("FLOWS")).expect("FLOWS");
         Self {
             flows: KernelHash::try_from(Map::LruHashMap(data)).expect("flows by hash"),
+            windows: windows(&mut balancer),
+            cpu,
             balancer,
             device: [device],
             memory: Memory::default(),
@@ -93,9 +97,15 @@ impl Fleet {
         let (verdict, out) = self.balancer.run_balance(frame).expect("a run");
         let mut outcome = self.world(before).outcome(frame);
         let after = now();
-        if after != before && self.remembers(&outcome).is_some() {
-            // The clock went on meanwhile, and nobody knows when the program read it.
-            outcome = self.world(after).outcome(frame);
+        if after != before {
+            // The clock went on meanwhile, and nobody knows when the program read it: its memory shows what it thought.
+            if self.remembers(&outcome).is_some() {
+                outcome = self.world(after).outcome(frame);
+            }
+            if let Some((place, window)) = &mut outcome.change.window {
+                let windows = self.windows.get(place, 0).expect("INSERTS");
+                *window = windows[self.cpu];
+            }
         }
         assert_eq!(verdict, outcome.verdict, "{what}: {outcome:?}\n{}", self.about(frame));
         if verdict != DROP {
@@ -121,9 +131,11 @@ impl Fleet {
 
     /// What the kernel remembers of a flow other than the model, if anything.
     fn remembers(&self, outcome: &Outcome) -> Option<String> {
-        let (hash, expected) = outcome.change.entry?;
+        let hash = outcome.change.flow?;
+        let changed = outcome.change.entry.map(|(_, entry)| entry);
+        let expected = changed.or_else(|| self.memory.flows.get(&hash).copied());
         let found = self.flows.get(&hash, 0).ok();
-        (found != Some(expected)).then(|| format!("remembered is {found:?}, not {expected:?}"))
+        (found != expected).then(|| format!("remembered is {found:?}, not {expected:?}"))
     }
 
     /// Every reason was counted as often as the model says; so their sum is the packets received.
@@ -290,10 +302,30 @@ fn way(v6: bool, device: u32, rng: &mut Rng) -> Rewrite {
 }
 
 /// The bound on memories is each CPU's, and the model has one.
-fn stay_on_this_cpu() {
+fn stay_on_this_cpu() -> usize {
+    let cpu = sched_getcpu().expect("a CPU");
     let mut cpus = CpuSet::new();
-    cpus.set(sched_getcpu().expect("a CPU")).expect("a CPU");
+    cpus.set(cpu).expect("a CPU");
     sched_setaffinity(Pid::from_raw(0), &cpus).expect("this thread may stay");
+    cpu
+}
+
+/// What the program has counted against the bound.
+fn windows(balancer: &mut Balancer) -> PerCpuArray<MapData, InsertWindow> {
+    let info = balancer
+        .balance_mut()
+        .and_then(|program| Ok(program.info().expect("the program's maps")));
+    let ids = info
+        .expect("the program")
+        .map_ids()
+        .expect("the program's maps")
+        .expect("since Linux 4.15");
+    let maps = ids
+        .into_iter()
+        .map(|id| MapData::from_id(id).expect("a map of the program"));
+    let mut named = maps.filter(|map| map.info().expect("the map").name_as_str() == Some(name::INSERTS));
+    let inserts = named.next().expect("INSERTS");
+    PerCpuArray::try_from(Map::PerCpuArray(inserts)).expect("windows of each CPU")
 }
 
 /// What the program's clock says.

@@ -63,9 +63,12 @@ pub(crate) enum Way {
 pub(crate) struct Change {
     /// How its backend was found.
     pub(crate) way: Way,
+    /// The flow, if memory was asked about it.
+    pub(crate) flow: Option<u64>,
     /// An entry that is new, or seen again.
     pub(crate) entry: Option<(u64, FlowEntry)>,
-    window: Option<(u32, InsertWindow)>,
+    /// A window that has counted.
+    pub(crate) window: Option<(u32, InsertWindow)>,
 }
 
 impl World<'_> {
@@ -89,6 +92,7 @@ impl World<'_> {
         let known = self.known(service, hash);
         let mut change = Change {
             way: Way::Remembered,
+            flow: Some(hash),
             entry: known.map(|entry| {
                 (
                     hash,
@@ -111,10 +115,14 @@ impl World<'_> {
             (true, true) => (current, Way::Begins, Way::BeginsAtPrevious),
             (true, false) => (previous, Way::Stays, Way::StaysForNow),
             (false, _) if always => (current, Way::SettledRemembered, Way::SettledForNow),
-            (false, _) => return (current, plain(Way::Settled)),
+            (false, _) => {
+                change.way = Way::Settled;
+                return (current, change);
+            }
         };
         if to == NOBODY {
-            return (NOBODY, plain(Way::Nobody));
+            change.way = Way::Nobody;
+            return (NOBODY, change);
         }
         let row = service.backend_base() + u32::from(to);
         if self.room(service, begins, &mut change) && row < self.tables.lengths().rows {
