@@ -312,16 +312,15 @@ fn stay_on_this_cpu() -> usize {
 
 /// What the program has counted against the bound.
 fn windows(balancer: &mut Balancer) -> PerCpuArray<MapData, InsertWindow> {
-    let info = balancer
-        .balance_mut()
-        .and_then(|program| Ok(program.info().expect("the program's maps")));
-    let ids = info
-        .expect("the program")
-        .map_ids()
+    let program = balancer.balance_mut().expect("the program");
+    let ids = program
+        .info()
         .expect("the program's maps")
-        .expect("since Linux 4.15");
+        .map_ids()
+        .expect("the program's maps");
     let maps = ids
         .into_iter()
+        .flatten()
         .map(|id| MapData::from_id(id).expect("a map of the program"));
     let mut named = maps.filter(|map| map.info().expect("the map").name_as_str() == Some(name::INSERTS));
     let inserts = named.next().expect("INSERTS");
