@@ -239,15 +239,12 @@ impl Shape {
     }
 }
 
-/// Older kernels take a value of this many bytes and no more: `KMALLOC_MAX_SIZE` on machines with pages of 4 KiB.
+/// Every kernel takes a value of this many bytes: `KMALLOC_MAX_SIZE` on machines with pages of 4 KiB.
 const SMALL_LIMIT: u32 = 4 << 20;
 /// Offsets that a program adds to a value's start may be this large (`BPF_MAX_VAR_OFF`, Linux 6.1 to 7.2).
 const LARGE_LIMIT: u32 = (1 << 29) - 4096;
 
-/// Bytes of the longest value that the programs can use. Asked once, by making one that is longer than older kernels allow.
-///
-/// None at all on those: their verifier (Linux 6.1) forgets the bound of an index that was on the stack when it was compared, and says
-/// "unbounded memory access, make sure to bounds check any such access".
+/// Bytes of the longest value that the kernel takes in an array. Asked once, by making one that is longer than older kernels allow.
 fn longest_value() -> u32 {
     if NO_LARGE_VALUES.load(Ordering::Relaxed) {
         return 0;
@@ -255,7 +252,7 @@ fn longest_value() -> u32 {
     static LONGEST: OnceLock<u32> = OnceLock::new();
     *LONGEST.get_or_init(|| match create("probe", 2 * SMALL_LIMIT, 1) {
         Ok(_) => LARGE_LIMIT,
-        Err(_) => 0,
+        Err(_) => SMALL_LIMIT,
     })
 }
 
