@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use lb_userspace::health::{Checker, State, Target, TargetId, Via, raise_file_limit};
-use lb_userspace::model::{Check, Health};
+use lb_userspace::model::{Check, Health, Http};
 use nix::sys::resource::{UsageWho, getrusage};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -44,15 +44,13 @@ fn measure(kind: &str, targets: u32, interval: Duration, seconds: u64, dead: boo
     BufReader::new(server.stdout.take().context("no output")?).read_line(&mut port)?;
     let check = match kind {
         "tcp" => Check::Tcp,
-        _ => Check::Http {
-            path: "/healthz".into(),
-            host: None,
-        },
+        _ => Check::Http(Http::get("/healthz")),
     };
     let health = Health {
         check,
         port: if dead { 9 } else { port.trim().parse()? },
         interval,
+        fast_interval: interval,
         timeout: interval / 2,
         rise: 2,
         fall: 3,

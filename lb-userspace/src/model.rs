@@ -5,6 +5,7 @@
 //! its range.
 
 mod policy;
+mod check;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use lb_common::encap::Mac;
 use lb_common::map::ServiceKey;
 
 pub use policy::{Damping, Failback, Failover, Policy, Weights};
+pub use check::{Check, Dns, Exec, Grpc, Http, Statuses, Tls, Udp};
 
 /// Everything that a configuration file says.
 #[derive(Clone, Debug, PartialEq)]
@@ -175,6 +177,8 @@ pub struct Health {
     pub port: u16,
     /// Time between the starts of two probes of one backend: 10 ms ..= 1 h.
     pub interval: Duration,
+    /// The same while results speak against the verdict, and before the first one: 10 ms ..= `interval`.
+    pub fast_interval: Duration,
     /// When an unanswered probe has failed: 1 ms ..= `interval`.
     pub timeout: Duration,
     /// Successes in a row that bring a backend up: 1 ..= 100.
@@ -195,20 +199,6 @@ pub enum Via {
     Vip,
     /// To the backend's own address.
     Direct,
-}
-
-/// What a probe does.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Check {
-    /// Opens a TCP connection and closes it.
-    Tcp,
-    /// Sends `GET path` and expects a status of 200 to 399.
-    Http {
-        /// Path and query, beginning with a slash.
-        path: String,
-        /// The `Host` header; the probed address by default.
-        host: Option<String>,
-    },
 }
 
 impl Protocol {

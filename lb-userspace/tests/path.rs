@@ -12,7 +12,7 @@ use lb_common::probe::name;
 use lb_tests::net::{Arms, Family, Scratch, Topology};
 use lb_tests::serve::Nginx;
 use lb_userspace::health::{Checker, State, Target, TargetId, Via, VipPath};
-use lb_userspace::model::{self, Check, Health};
+use lb_userspace::model::{self, Check, Health, Http};
 use lb_userspace::object;
 use lb_userspace::path::program::Hook;
 use lb_userspace::path::{self, UsersPath};
@@ -75,12 +75,10 @@ fn verdict(address: IpAddr, via: Via) -> Result<State> {
         address,
         via,
         health: Health {
-            check: Check::Http {
-                path: "/healthz".into(),
-                host: None,
-            },
+            check: Check::Http(Http::get("/healthz")),
             port: 80,
             interval: Duration::from_secs(5),
+            fast_interval: Duration::from_secs(5),
             timeout: Duration::from_secs(5),
             rise: 1,
             fall: 1,

@@ -228,6 +228,8 @@ pub struct Check {
     pub via: Via,
     /// Milliseconds between the starts of two probes of one backend.
     pub interval_ms: u64,
+    /// The same while results speak against the verdict.
+    pub fast_interval_ms: u64,
     /// Milliseconds after which an unanswered probe has failed.
     pub timeout_ms: u64,
     /// Successes in a row that bring a backend up.
@@ -386,17 +388,14 @@ pub struct Lookup {
 
 impl From<&model::Health> for Check {
     fn from(health: &model::Health) -> Self {
-        let (kind, target) = match &health.check {
-            model::Check::Tcp => ("tcp", None),
-            model::Check::Http { path, .. } => ("http", Some(path.clone())),
-        };
         let milliseconds = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Check {
-            kind: kind.to_owned(),
-            target,
+            kind: health.check.kind().to_owned(),
+            target: health.check.target(),
             port: health.port,
             via: health.via.into(),
             interval_ms: milliseconds(health.interval),
+            fast_interval_ms: milliseconds(health.fast_interval),
             timeout_ms: milliseconds(health.timeout),
             rise: health.rise,
             fall: health.fall,

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::check::{self, Kind};
 use super::findings::{Findings, Label, Place};
 use super::problem::Problem;
-use super::scalar::{ALL_BUILT, NotBuilt, Value};
+use super::scalar::ALL_BUILT;
 use super::table::{self, At, Key, Reader};
 use crate::model::Via;
 
@@ -15,11 +16,10 @@ use crate::model::Via;
 pub(super) struct Health<'r> {
     /// How errors name it.
     pub(super) place: Place<'r>,
-    pub(super) kind: Key<Kind>,
-    pub(super) path: Key<&'r str>,
-    pub(super) host: Key<&'r str>,
+    pub(super) check: check::Keys<'r>,
     pub(super) port: Key<u16>,
     pub(super) interval: Key<Duration>,
+    pub(super) fast_interval: Key<Duration>,
     pub(super) timeout: Key<Duration>,
     pub(super) rise: Key<u32>,
     pub(super) fall: Key<u32>,
@@ -27,24 +27,22 @@ pub(super) struct Health<'r> {
     pub(super) via: Key<Via>,
 }
 
-/// What a probe does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Tcp,
-    Http,
-}
-
 pub(super) fn read<'r>(table: &At<&'r DeTable<'r>>, service: Label<'r>, found: &mut Findings<'_>) -> Health<'r> {
     let place = Place::Health(service);
     let reader = Reader::new(table.value, table.span, place, table::HEALTH, found);
     let health = Health {
         place,
-        kind: reader.required("kind", "\"tcp\" or \"http\"", found, kind),
-        path: reader.key("path", found, |value| value.http_path()),
-        host: reader.key("host", found, |value| value.http_host()),
+        check: check::read(&reader, found),
         port: reader.key("port", found, |value| value.port()),
         interval: reader.key("interval", found, |value| {
             value.duration(Duration::from_millis(10), "10ms to 1h", Duration::from_secs(3600))
+        }),
+        fast_interval: reader.key("fast_interval", found, |value| {
+            value.duration(
+                Duration::from_millis(10),
+                "10ms to the interval",
+                Duration::from_secs(3600),
+            )
         }),
         timeout: reader.key("timeout", found, |value| {
             value.duration(
@@ -60,28 +58,10 @@ pub(super) fn read<'r>(table: &At<&'r DeTable<'r>>, service: Label<'r>, found: &
             value.choice(&[("vip", Via::Vip), ("direct", Via::Direct)], &ALL_BUILT)
         }),
     };
-    if let Key::Typed(At { value: Kind::Tcp, .. }) = health.kind {
-        for (key, typed) in [("path", health.path.typed()), ("host", health.host.typed())] {
-            if let Some(typed) = typed {
-                found.error(
-                    place,
-                    typed.span,
-                    Problem::NotForKind {
-                        key,
-                        only: "http",
-                        kind: "tcp",
-                    },
-                );
-            }
-        }
+    if let (Some(Kind::Exec), Some(At { value: Via::Vip, span })) =
+        (health.check.kind.typed().map(|kind| kind.value), health.via.typed())
+    {
+        found.error(place, span, Problem::ExecByVip);
     }
     health
-}
-
-fn kind(value: &Value<'_, '_>) -> Result<Kind, Problem> {
-    let later = NotBuilt {
-        words: &["https", "dns"],
-        has: "this version has tcp and http",
-    };
-    value.choice(&[("tcp", Kind::Tcp), ("http", Kind::Http)], &later)
 }

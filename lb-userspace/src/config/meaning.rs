@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::backend::Backend;
 use super::findings::{Findings, Label, Place, Span};
-use super::health::{Health, Kind};
+use super::check::Kind;
+use super::health::Health;
 use super::node::{Capacity, Node};
 use super::policy;
 use super::prime::{MAX_RING_SIZE, next_prime};
@@ -15,7 +16,7 @@ use super::problem::{Caution, Problem};
 use super::service::Service;
 use super::table::{At, Key};
 use super::{DEFAULT_DRAIN_TIME, DEFAULT_FLOW_INSERTS, DEFAULT_RING_SIZE, MAX_BACKENDS, MAX_RING_SLOTS};
-use crate::model::{self, Check, Forward, HashInput, Model, Protocol, Tracking, XdpMode};
+use crate::model::{self, Forward, HashInput, Model, Protocol, Tracking, XdpMode};
 
 const DEFAULT_WEIGHT: u32 = 100;
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(2);
@@ -354,26 +355,32 @@ fn judge_health(health: &Health<'_>, service: &Service<'_>, found: &mut Findings
             Problem::TimeoutOverInterval { timeout, interval },
         );
     }
-    let path = health.path.or("/")?;
-    let host = health.host.optional()?;
+    let fast_interval = interval.and_then(|interval| health.fast_interval.or(interval));
+    if let (Some(interval), Some(typed)) = (interval, health.fast_interval.typed())
+        && typed.value > interval
+    {
+        let interval = match health.interval {
+            Key::Typed(at) => found.typed(at.span),
+            _ => "by default \"2s\"".to_owned(),
+        };
+        let fast = found.typed(typed.span);
+        found.error(health.place, typed.span, Problem::FastOverInterval { fast, interval });
+    }
+    let exec = health.check.kind.typed().is_some_and(|kind| kind.value == Kind::Exec);
+    let via = if exec { model::Via::Direct } else { model::Via::default() };
     Some(model::Health {
-        check: match health.kind.typed()?.value {
-            Kind::Tcp => Check::Tcp,
-            Kind::Http => Check::Http {
-                path: path.to_owned(),
-                host: host.map(str::to_owned),
-            },
-        },
+        check: health.check.check(service.protocol.typed()?.value)?,
         port: match health.port.optional()? {
             Some(port) => port,
             None => service.port.typed()?.value,
         },
         interval: interval?,
+        fast_interval: fast_interval?,
         timeout: timeout?,
         rise: health.rise.or(DEFAULT_RISE)?,
         fall: health.fall.or(DEFAULT_FALL)?,
         jitter: health.jitter.or(DEFAULT_JITTER)?,
-        via: health.via.or(model::Via::default())?,
+        via: health.via.or(via)?,
     })
 }
 

@@ -9,6 +9,7 @@
 
 mod address;
 mod backend;
+mod check;
 mod error;
 mod findings;
 mod health;

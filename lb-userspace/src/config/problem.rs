@@ -139,6 +139,12 @@ pub(super) enum Problem {
     ShortDamping { max_out: String, half_life: String },
     #[error("every backend is a sorry one: one that serves when all is well is wanted")]
     OnlySorry,
+    #[error("fast_interval {fast} is longer than the interval, {interval}")]
+    FastOverInterval { fast: String, interval: String },
+    #[error("{key} and {key}_hex are the same in two notations: only one of them is wanted")]
+    TextAndHex { key: &'static str },
+    #[error("via \"vip\" is not for kind exec: the program itself chooses how it asks")]
+    ExecByVip,
     #[error("{key} is only for kind {only}, and this kind is {kind}")]
     NotForKind {
         key: &'static str,

@@ -123,6 +123,23 @@ impl<'r> Value<'r, '_> {
         })
     }
 
+    pub(super) fn boolean(&self) -> Result<bool, Problem> {
+        match self.toml {
+            DeValue::Boolean(boolean) => Ok(*boolean),
+            _ => Err(self.wrong_type("true or false")),
+        }
+    }
+
+    /// A text of 1 to `most` bytes; `want` says so.
+    pub(super) fn text(&self, want: &'static str, most: usize) -> Result<&'r str, Problem> {
+        let text = self.string(want)?;
+        if (1..=most).contains(&text.len()) {
+            Ok(text)
+        } else {
+            Err(self.malformed(want))
+        }
+    }
+
     /// A number and its unit, such as "200ms" or "1.5s".
     pub(super) fn duration(&self, min: Duration, allowed: &'static str, max: Duration) -> Result<Duration, Problem> {
         let bare = |number: String| Problem::NoUnit {

@@ -47,7 +47,34 @@ pub(super) const SERVICE: &[&str] = &[
 ];
 pub(super) const DAMPING: &[&str] = &["changes", "half_life", "max_out"];
 pub(super) const HEALTH: &[&str] = &[
-    "kind", "path", "host", "port", "interval", "timeout", "rise", "fall", "jitter", "via",
+    "kind",
+    "port",
+    "interval",
+    "fast_interval",
+    "timeout",
+    "rise",
+    "fall",
+    "jitter",
+    "via",
+    "path",
+    "host",
+    "expect_status",
+    "expect_body",
+    "tls",
+    "server_name",
+    "ca_file",
+    "verify",
+    "grpc_service",
+    "query",
+    "record",
+    "expect_rcode",
+    "expect_answer",
+    "send",
+    "send_hex",
+    "expect",
+    "expect_hex",
+    "program",
+    "args",
 ];
 pub(super) const BACKEND: &[&str] = &["name", "address", "weight", "forward", "priority", "sorry"];
 

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -76,6 +77,14 @@ impl Checker {
     pub fn set(&self, targets: Vec<Target>) {
         self.shared.roster().set(targets, Instant::now());
         self.shared.changed.notify_one();
+    }
+
+    /// Probes an address at once, whatever its interval: something has shown that it may be gone. Asked for often, it happens
+    /// at most 20 times a second.
+    pub fn expedite(&self, address: IpAddr) {
+        if self.shared.roster().expedite(address, Instant::now()) {
+            self.shared.changed.notify_one();
+        }
     }
 
     /// What is known of every target, sorted by service and backend.

@@ -14,7 +14,7 @@
 
 pub mod checker;
 pub mod limits;
-mod probe;
+pub(crate) mod probe;
 mod roster;
 pub mod state;
 pub mod via;

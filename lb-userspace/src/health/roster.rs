@@ -5,18 +5,21 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::probe::Job;
-use super::{HealthEvent, Judge, LastProbe, Outcome, Status, Target, TargetId, Via};
+use super::{HealthEvent, Judge, LastProbe, Outcome, State, Status, Target, TargetId, Via};
 use crate::model::Check;
 
 /// New probes start at most this close together, as long as the first interval allows it.
 const START_SPACING: Duration = Duration::from_micros(200);
 /// New probes are spread over at least this long, however few they are.
 const START_WINDOW: Duration = Duration::from_millis(100);
+
+/// An expedited probe starts no sooner than this after the one before.
+const LEAST_GAP: Duration = Duration::from_millis(50);
 
 /// A probe's number. Never used twice, so that what comes late for a removed probe finds nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,7 +30,8 @@ pub(super) struct Roster {
     probes: HashMap<ProbeId, Probe>,
     by_key: HashMap<ProbeKey, ProbeId>,
     homes: HashMap<TargetId, ProbeId>,
-    /// One entry for each probe, unless it is overdue; entries of removed probes fall out when their time comes.
+    /// For each probe an entry at its `next`, unless it is overdue. Entries of other times, and of removed probes, fall out when their
+    /// time comes.
     queue: BinaryHeap<Reverse<(Instant, ProbeId)>>,
     changes: Vec<HealthEvent>,
     next_id: u64,
@@ -42,7 +46,10 @@ struct ProbeKey {
     via: Via,
     check: Check,
     interval: Duration,
+    fast_interval: Duration,
     timeout: Duration,
+    /// A check that is told whom it is about is shared with nobody.
+    subject: Option<TargetId>,
     /// The bits of the jitter's `f64`, which itself cannot be a key.
     jitter: u64,
 }
@@ -51,6 +58,10 @@ struct Probe {
     key: ProbeKey,
     subscribers: BTreeMap<TargetId, Subscriber>,
     running: bool,
+    /// When it is due; what else the queue says of it does not count.
+    next: Option<Instant>,
+    /// When it was last started.
+    started: Option<Instant>,
     /// It fell due while it was running: it starts again as soon as it ends.
     overdue: bool,
     /// Time from the first probe to the second, which spreads probes that began together over their interval.
@@ -118,7 +129,7 @@ impl Roster {
                 return None;
             }
             self.queue.pop();
-            let Some(probe) = self.probes.get_mut(&id) else {
+            let Some(probe) = self.probes.get_mut(&id).filter(|probe| probe.next == Some(due)) else {
                 continue;
             };
             if probe.running {
@@ -126,10 +137,13 @@ impl Roster {
                 continue;
             }
             probe.running = true;
+            probe.started = Some(now);
             // A probe that could not start for a whole interval does not make up for what it missed.
             let late = now.duration_since(due) > probe.key.interval;
             let from = if late { now } else { due };
-            let gap = probe.first_gap.take().unwrap_or_else(|| probe.key.gap(self.rng.f64()));
+            let regular = probe.key.gap(probe.key.interval, self.rng.f64());
+            let gap = probe.first_gap.take().unwrap_or(regular);
+            probe.next = Some(from + gap);
             self.queue.push(Reverse((from + gap, id)));
             return Some((id, probe.job()));
         }
@@ -145,14 +159,40 @@ impl Roster {
     pub(super) fn record(&mut self, id: ProbeId, result: LastProbe) {
         let Some(probe) = self.probes.get_mut(&id) else { return };
         probe.running = false;
-        if std::mem::take(&mut probe.overdue) {
-            self.queue.push(Reverse((result.at, id)));
-        }
+        let overdue = std::mem::take(&mut probe.overdue).then_some(result.at);
         for (target, subscriber) in &mut probe.subscribers {
             let event = subscriber.record(target, probe.key.address, &result);
             self.changes.extend(event);
         }
+        let quick = probe.undecided().then(|| {
+            let gap = probe.key.gap(probe.key.fast_interval, self.rng.f64());
+            probe.started.map_or(result.at, |started| started + gap).max(result.at)
+        });
+        // Whatever comes first, if that is before its time.
+        let sooner = overdue.into_iter().chain(quick).min();
+        if let Some(at) = sooner.filter(|at| overdue.is_some() || probe.next.is_none_or(|next| *at < next)) {
+            probe.next = Some(at);
+            self.queue.push(Reverse((at, id)));
+        }
         probe.last = Some(result);
+    }
+
+    /// Makes the probes of an address due now: something else has shown that it may be gone. Not those that run, nor those that
+    /// were started within [`LEAST_GAP`]. Says whether there are any.
+    pub(super) fn expedite(&mut self, address: IpAddr, now: Instant) -> bool {
+        let mut any = false;
+        for (id, probe) in &mut self.probes {
+            let recent = |started| now.saturating_duration_since(started) < LEAST_GAP;
+            if probe.key.address.ip() != address || probe.running || probe.started.is_some_and(recent) {
+                continue;
+            }
+            if probe.next.is_none_or(|next| next > now) {
+                probe.next = Some(now);
+                self.queue.push(Reverse((now, *id)));
+                any = true;
+            }
+        }
+        any
     }
 
     /// The changes of state since this was last called, in order.
@@ -228,6 +268,7 @@ impl Roster {
             let first = now + window.mul_f64(share);
             let second = now + window + interval.mul_f64((position + 1) as f64 / count);
             probe.first_gap = Some(second.duration_since(first).min(interval));
+            probe.next = Some(first);
             self.queue.push(Reverse((first, *id)));
         }
     }
@@ -241,15 +282,17 @@ impl ProbeKey {
             via: target.via.clone(),
             check: health.check.clone(),
             interval: health.interval,
+            fast_interval: health.fast_interval,
+            subject: matches!(health.check, Check::Exec(_)).then(|| target.id.clone()),
             timeout: health.timeout,
             jitter: health.jitter.to_bits(),
         }
     }
 
-    /// Time to the next probe; `random` is from 0 to 1. The mean over all is the interval.
-    fn gap(&self, random: f64) -> Duration {
+    /// Time to the next probe; `random` is from 0 to 1. The mean over all is `interval`.
+    fn gap(&self, interval: Duration, random: f64) -> Duration {
         let jitter = f64::from_bits(self.jitter).clamp(0.0, 0.5);
-        self.interval.mul_f64(1.0 + jitter * (2.0 * random - 1.0))
+        interval.mul_f64(1.0 + jitter * (2.0 * random - 1.0))
     }
 }
 
@@ -259,10 +302,18 @@ impl Probe {
             key,
             subscribers: BTreeMap::new(),
             running: false,
+            next: None,
+            started: None,
             overdue: false,
             first_gap: None,
             last: None,
         }
+    }
+
+    /// Whether somebody's verdict may be about to change.
+    fn undecided(&self) -> bool {
+        let open = |subscriber: &Subscriber| subscriber.judge.run() > 0 || subscriber.judge.state() == State::Starting;
+        self.key.fast_interval < self.key.interval && self.subscribers.values().any(open)
     }
 
     fn job(&self) -> Job {
@@ -272,6 +323,7 @@ impl Probe {
             via: self.key.via.clone(),
             check: self.key.check.clone(),
             timeout: self.key.timeout,
+            subject: self.key.subject.clone(),
             excuse_stall: !skipped_last,
         }
     }

@@ -262,6 +262,7 @@ pub(crate) fn service() -> ServiceDetail {
             port: 80,
             via: Via::Vip,
             interval_ms: 200,
+            fast_interval_ms: 200,
             timeout_ms: 100,
             rise: 2,
             fall: 3,

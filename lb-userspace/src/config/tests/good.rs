@@ -51,12 +51,13 @@ fn every_key_reaches_the_model() {
                 flow_inserts: 5_000,
                 ring_size: 65_537,
                 health: Some(Health {
-                    check: Check::Http {
-                        path: "/healthz".into(),
+                    check: Check::Http(Http {
                         host: Some("web.example".into()),
-                    },
+                        ..Http::get("/healthz")
+                    }),
                     port: 8080,
                     interval: Duration::from_millis(200),
+                    fast_interval: Duration::from_millis(200),
                     timeout: Duration::from_millis(100),
                     rise: 2,
                     fall: 3,
@@ -96,10 +97,7 @@ fn the_example_of_the_design() {
     let health = web.health.as_ref().unwrap();
     assert_eq!(
         health.check,
-        Check::Http {
-            path: "/healthz".into(),
-            host: None
-        }
+        Check::Http(Http::get("/healthz"))
     );
     assert_eq!((health.port, health.interval), (80, Duration::from_millis(200)));
 }

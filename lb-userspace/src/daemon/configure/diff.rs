@@ -202,18 +202,41 @@ fn health(health: &Health) -> Fields {
     let mut fields = vec![
         ("health.port", health.port.to_string()),
         ("health.interval", format!("{:?}", health.interval)),
+        ("health.fast_interval", format!("{:?}", health.fast_interval)),
         ("health.timeout", format!("{:?}", health.timeout)),
         ("health.rise", health.rise.to_string()),
         ("health.fall", health.fall.to_string()),
         ("health.jitter", health.jitter.to_string()),
         ("health.via", Via::from(health.via).to_string()),
     ];
+    fields.push(("health.kind", health.check.kind().to_owned()));
     match &health.check {
-        Check::Tcp => fields.push(("health.kind", "tcp".to_owned())),
-        Check::Http { path, host } => {
-            fields.push(("health.kind", "http".to_owned()));
-            fields.push(("health.path", path.clone()));
-            fields.extend(host.clone().map(|host| ("health.host", host)));
+        Check::Tcp | Check::Icmp => {}
+        Check::Http(http) => {
+            fields.push(("health.path", http.path.clone()));
+            fields.extend(http.host.clone().map(|host| ("health.host", host)));
+            fields.push(("health.expect_status", http.statuses.to_string()));
+            fields.extend(http.body.clone().map(|body| ("health.expect_body", body)));
+            fields.extend(http.tls.as_ref().map(|tls| ("health.tls", format!("{tls:?}"))));
+        }
+        Check::Grpc(grpc) => {
+            fields.push(("health.grpc_service", grpc.service.clone()));
+            fields.extend(grpc.host.clone().map(|host| ("health.host", host)));
+            fields.extend(grpc.tls.as_ref().map(|tls| ("health.tls", format!("{tls:?}"))));
+        }
+        Check::Dns(dns) => {
+            fields.push(("health.query", dns.name.clone()));
+            fields.push(("health.record", dns.record.to_string()));
+            fields.push(("health.expect_rcode", dns.rcode.to_string()));
+            fields.extend(dns.answer.clone().map(|answer| ("health.expect_answer", answer)));
+        }
+        Check::Udp(udp) => {
+            fields.push(("health.send", format!("{:?}", udp.send)));
+            fields.extend(udp.expect.as_ref().map(|bytes| ("health.expect", format!("{bytes:?}"))));
+        }
+        Check::Exec(exec) => {
+            fields.push(("health.program", exec.program.display().to_string()));
+            fields.push(("health.args", format!("{:?}", exec.args)));
         }
     }
     fields

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::health::{State, Transition, Via};
-use crate::model::{Check, Health};
+use crate::model::{Check, Health, Http};
 
 /// For what happens sooner or later.
 const AMPLE: Duration = Duration::from_secs(20);
@@ -18,6 +18,7 @@ fn health(port: u16) -> Health {
         check: Check::Tcp,
         port,
         interval: Duration::from_millis(20),
+        fast_interval: Duration::from_millis(20),
         timeout: Duration::from_millis(20),
         rise: 2,
         fall: 3,
@@ -109,10 +110,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 fn a_backend_falls_and_rises() {
     let server = Server::start();
     let (checker, events) = start();
-    let check = Check::Http {
-        path: "/".into(),
-        host: None,
-    };
+    let check = Check::Http(Http::get("/"));
     let health = Health {
         check,
         // Not a timing test: a busy machine must not turn a slow answer into a failure.
@@ -201,10 +199,7 @@ fn probes_under_way_are_broken_off() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (checker, events) = start();
     let health = Health {
-        check: Check::Http {
-            path: "/".into(),
-            host: None,
-        },
+        check: Check::Http(Http::get("/")),
         interval: Duration::from_secs(3_600),
         timeout: Duration::from_secs(3_600),
         ..health(listener.local_addr().unwrap().port())

@@ -7,9 +7,10 @@ use std::os::fd::AsFd;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::Mark;
 use nix::{setsockopt_impl, sockopt_impl};
-use tokio::net::{TcpSocket, TcpStream};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
-use super::{Deadline, Fault, Job};
+use super::{Deadline, FORBIDDEN, Fault, Job};
 use crate::health::Via;
 
 sockopt_impl!(
@@ -50,6 +51,36 @@ pub(super) async fn connect(job: &Job, deadline: Deadline) -> Result<TcpStream, 
     }
     let connected = deadline.wait("connection", socket.connect(job.to)).await?;
     connected.map_err(|error| job.via.fault_of(&error))
+}
+
+/// A UDP socket that speaks with where the job is addressed to, and with nobody else.
+pub(super) fn datagram(job: &Job) -> Result<UdpSocket, Fault> {
+    let socket = connected(job, Type::DGRAM, None)?;
+    UdpSocket::from_std(socket.into()).map_err(|error| Fault::of_io(&error))
+}
+
+/// A raw ICMP socket, likewise. It takes CAP_NET_RAW.
+pub(super) fn echo(job: &Job) -> Result<Socket, Fault> {
+    let protocol = if job.to.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
+    connected(job, Type::RAW, Some(protocol)).map_err(|fault| match fault {
+        Fault::Backend(why) if why == FORBIDDEN => Fault::Own("an ICMP socket takes CAP_NET_RAW".into()),
+        other => other,
+    })
+}
+
+fn connected(job: &Job, kind: Type, protocol: Option<Protocol>) -> Result<Socket, Fault> {
+    let socket = open(&job.via, || Socket::new(Domain::for_address(job.to), kind.nonblocking(), protocol))?;
+    let at_fault = |error: io::Error| job.via.fault_of(&error);
+    if let Some(source) = settle(&job.via, &socket)? {
+        socket.bind(&source.into()).map_err(at_fault)?;
+    }
+    let to = match protocol {
+        // Raw sockets have no port; IPv6 insists.
+        Some(_) => SocketAddr::new(job.to.ip(), 0),
+        None => job.to,
+    };
+    socket.connect(&to.into()).map_err(at_fault)?;
+    Ok(socket)
 }
 
 /// Makes a socket where the way begins.

@@ -1,6 +1,7 @@
-//! `http`: `GET path` over HTTP/1.1, a status of 200 to 399 expected.
+//! `http` and `https`: `GET path` over HTTP/1.1; status and, if wanted, body are the expected ones.
 //!
-//! The status decides, and its time counts. What follows is read only so that the connection ends well, and no more than a little.
+//! The time of the answer is that of the status, or of the body if it is looked at. What follows is read only so that the connection ends
+//! well, and no more than a little.
 
 use std::error::Error as _;
 use std::io;
@@ -11,38 +12,66 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Request, Response, header};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connect::connect;
+use super::tls::{self, Inside};
+use super::udp::contains;
 use super::{Answer, Deadline, Fault, Job};
+use crate::model::Http;
 
 /// Bytes that a response's head may have.
 const MOST_HEAD: usize = 16 * 1024;
+/// Bytes of a body in which something is looked for.
+const MOST_SEARCHED: usize = 64 * 1024;
 /// Bytes of a body that are read before the connection is closed over the rest.
 const MOST_BODY: usize = 16 * 1024;
 
-pub(super) async fn probe(job: &Job, path: &str, host: Option<&str>, deadline: Deadline) -> Result<Answer, Fault> {
-    let request = request(job.to, path, host)?;
+pub(super) async fn probe(job: &Job, http: &Http, deadline: Deadline) -> Result<Answer, Fault> {
+    let request = request(job.to, &http.path, http.host.as_deref())?;
     let stream = connect(job, deadline).await?;
+    match &http.tls {
+        None => exchange(http, request, stream, deadline).await,
+        Some(tls) => {
+            let stream = tls::wrap(job, tls, http.host.as_deref(), Inside::Http1, stream, deadline).await?;
+            exchange(http, request, stream, deadline).await
+        }
+    }
+}
+
+async fn exchange(
+    http: &Http,
+    request: Request<Empty<Bytes>>,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    deadline: Deadline,
+) -> Result<Answer, Fault> {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MOST_HEAD);
     let handshake = builder.handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| fault_of(&error))?;
-
     let exchange = async {
         let response = deadline.wait("HTTP answer", sender.send_request(request)).await?;
         let response = response.map_err(|error| fault_of(&error))?;
-        let answer = judge(&response)?;
+        let answer = judge(http, &response)?;
+        if let Some(wanted) = &http.body {
+            return deadline.wait("whole body", find(response, wanted)).await?;
+        }
         // Its result is of no interest: the verdict has been passed.
         let _ = deadline.wait("end", drain(response)).await;
         Ok(answer)
     };
     // `connection` does the work that `exchange` waits for, and may well end first.
-    tokio::pin!(exchange);
-    tokio::select! {
+    tokio::pin!(exchange, connection);
+    let result = tokio::select! {
         biased;
         result = &mut exchange => result,
-        _ = connection => exchange.await,
+        _ = &mut connection => return exchange.await,
+    };
+    if http.tls.is_some() {
+        // TLS says goodbye, else servers log a connection cut short.
+        let _ = deadline.wait("end", connection).await;
     }
+    result
 }
 
 fn request(address: SocketAddr, path: &str, host: Option<&str>) -> Result<Request<Empty<Bytes>>, Fault> {
@@ -57,7 +86,7 @@ fn request(address: SocketAddr, path: &str, host: Option<&str>) -> Result<Reques
 }
 
 /// The probed address as a `Host`: without the port if that is HTTP's own, IPv6 in brackets (RFC 9110, 7.2).
-fn host_of(address: SocketAddr) -> String {
+pub(super) fn host_of(address: SocketAddr) -> String {
     match address {
         SocketAddr::V4(v4) if v4.port() == 80 => v4.ip().to_string(),
         SocketAddr::V6(v6) if v6.port() == 80 => format!("[{}]", v6.ip()),
@@ -65,12 +94,31 @@ fn host_of(address: SocketAddr) -> String {
     }
 }
 
-fn judge(response: &Response<Incoming>) -> Result<Answer, Fault> {
+fn judge(http: &Http, response: &Response<Incoming>) -> Result<Answer, Fault> {
     let status = response.status().as_u16();
-    match status {
-        200..=399 => Ok(Answer::now(format!("status {status}"))),
-        _ => Err(Fault::backend(format!("status {status} (expected 200 to 399)"))),
+    if http.statuses.contains(status) {
+        Ok(Answer::now(format!("status {status}")))
+    } else {
+        Err(Fault::backend(format!("status {status} (expected {})", http.statuses)))
     }
+}
+
+/// Reads the body until what is wanted has come.
+async fn find(response: Response<Incoming>, wanted: &str) -> Result<Answer, Fault> {
+    let status = response.status().as_u16();
+    let mut body = response.into_body();
+    let mut read = Vec::new();
+    while read.len() < MOST_SEARCHED {
+        match body.frame().await {
+            Some(Ok(frame)) => read.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+            Some(Err(error)) => return Err(fault_of(&error)),
+            None => break,
+        }
+        if contains(&read[..read.len().min(MOST_SEARCHED)], wanted.as_bytes()) {
+            return Ok(Answer::now(format!("status {status}, body as expected")));
+        }
+    }
+    Err(Fault::backend(format!("status {status}, but {wanted:?} is not in the body")))
 }
 
 async fn drain(response: Response<Incoming>) {

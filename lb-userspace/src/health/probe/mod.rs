@@ -4,8 +4,14 @@
 //! backend serves, or a [`Fault`]. Sockets are made in [`connect`] alone, so that how a probe travels is settled in one place.
 
 mod connect;
+pub(crate) mod dns;
+mod exec;
+mod grpc;
 mod http;
+mod icmp;
 mod tcp;
+mod tls;
+mod udp;
 
 use std::borrow::Cow;
 use std::io;
@@ -13,11 +19,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{LastProbe, Outcome, Via};
+use super::{LastProbe, Outcome, TargetId, Via};
 use crate::model::Check;
 
 /// How much later than its end a wait may be found over before this host, not the backend, is to blame.
 const STALL: Duration = Duration::from_millis(100);
+
+/// What a packet filter of this host answers, and a kernel that misses a capability.
+const FORBIDDEN: &str = "refused by this host's firewall";
 
 /// What one probe needs to know.
 #[derive(Clone, Debug)]
@@ -27,6 +36,8 @@ pub(super) struct Job {
     pub(super) via: Via,
     pub(super) check: Check,
     pub(super) timeout: Duration,
+    /// Whom it is about, if the check wants to know.
+    pub(super) subject: Option<TargetId>,
     /// Whether a stalled host excuses a failure. Not twice in a row: a host that is always late must not keep the dead in.
     pub(super) excuse_stall: bool,
 }
@@ -41,7 +52,12 @@ pub(super) async fn run(job: Job) -> LastProbe {
     };
     let result = match &job.check {
         Check::Tcp => tcp::probe(&job, deadline).await,
-        Check::Http { path, host } => http::probe(&job, path, host.as_deref(), deadline).await,
+        Check::Http(http) => http::probe(&job, http, deadline).await,
+        Check::Grpc(grpc) => grpc::probe(&job, grpc, deadline).await,
+        Check::Dns(dns) => dns::probe(&job, dns, deadline).await,
+        Check::Udp(udp) => udp::probe(&job, udp, deadline).await,
+        Check::Icmp => icmp::probe(&job, deadline).await,
+        Check::Exec(exec) => exec::probe(&job, exec, deadline).await,
     };
     let end = Instant::now();
     let (outcome, text, answered) = match result {
@@ -108,7 +124,7 @@ impl Fault {
             Some(libc::ETIMEDOUT) => "connection timed out",
             Some(libc::EHOSTUNREACH) => "host unreachable",
             Some(libc::ENETUNREACH) => "no route to it",
-            Some(libc::EPERM | libc::EACCES) => "refused by this host's firewall",
+            Some(libc::EPERM | libc::EACCES) => FORBIDDEN,
             _ => return Fault::backend(error.to_string().to_lowercase()),
         };
         Fault::backend(text)
@@ -169,3 +185,6 @@ mod tests {
 
 #[cfg(test)]
 mod server_tests;
+
+#[cfg(test)]
+mod kinds_tests;

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::*;
+use crate::model::Http;
 
 /// For servers that answer: nothing waits for its end.
 const AMPLE: Duration = Duration::from_secs(20);
@@ -13,10 +14,7 @@ const AMPLE: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(60);
 
 fn http() -> Check {
-    Check::Http {
-        path: "/healthz?deep=1".into(),
-        host: None,
-    }
+    Check::Http(Http::get("/healthz?deep=1"))
 }
 
 async fn ask(address: SocketAddr, check: Check, timeout: Duration) -> (Outcome, String) {
@@ -25,6 +23,7 @@ async fn ask(address: SocketAddr, check: Check, timeout: Duration) -> (Outcome, 
         via: Via::Direct,
         check,
         timeout,
+        subject: None,
         excuse_stall: false,
     });
     let result = result.await;
@@ -119,10 +118,10 @@ async fn the_request() {
     for (check, expected_host) in [
         (http(), address.to_string()),
         (
-            Check::Http {
-                path: "/healthz?deep=1".into(),
+            Check::Http(Http {
                 host: Some(host.into()),
-            },
+                ..Http::get("/healthz?deep=1")
+            }),
             host.to_owned(),
         ),
     ] {
@@ -231,6 +230,7 @@ async fn endless_body() {
         via: Via::Direct,
         check: http(),
         timeout,
+        subject: None,
         excuse_stall: false,
     });
     let result = result.await;

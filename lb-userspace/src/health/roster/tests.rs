@@ -1,6 +1,6 @@
 use super::super::{State, Transition};
 use super::*;
-use crate::model::Health;
+use crate::model::{Health, Http};
 
 const INTERVAL: Duration = Duration::from_millis(1_000);
 
@@ -9,6 +9,7 @@ fn health(rise: u32, fall: u32) -> Health {
         check: Check::Tcp,
         port: 80,
         interval: INTERVAL,
+        fast_interval: INTERVAL,
         timeout: INTERVAL / 2,
         rise,
         fall,
@@ -88,9 +89,11 @@ fn one_probe_serves_all_who_want_the_same() {
 fn whatever_differs_is_a_probe_of_its_own() {
     let start = Instant::now();
     let mut roster = roster();
-    let http = |path: &str, host: Option<&str>| Check::Http {
-        path: path.into(),
-        host: host.map(str::to_owned),
+    let http = |path: &str, host: Option<&str>| {
+        Check::Http(Http {
+            host: host.map(str::to_owned),
+            ..Http::get(path)
+        })
     };
     let with = |change: &dyn Fn(&mut Health)| {
         let mut health = health(2, 3);
@@ -415,4 +418,49 @@ fn the_same_target_twice_is_one() {
         roster.snapshot()[0].address.ip(),
         std::net::IpAddr::from([127, 0, 0, 2])
     );
+}
+
+#[test]
+fn undecided_ones_are_asked_faster() {
+    let start = Instant::now();
+    let mut roster = roster();
+    let quick = Health {
+        fast_interval: INTERVAL / 10,
+        jitter: 0.0,
+        ..health(2, 3)
+    };
+    roster.set(vec![target("a", 1, quick)], start);
+    // One probe decides, and the next comes at the usual pace; then three failures in a row, then silence until it answers.
+    let mut number = 0;
+    let starts = run(&mut roster, start, 4 * INTERVAL, |_| {
+        number += 1;
+        if number == 1 { Outcome::Passed } else { Outcome::Failed }
+    });
+    let gaps: Vec<Duration> = starts.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+    let quick = gaps.iter().filter(|gap| **gap == INTERVAL / 10).count();
+    assert_eq!(quick, 2, "between the three failures: {gaps:?}");
+    assert!(gaps[3..].iter().all(|gap| *gap > INTERVAL / 2), "decided: {gaps:?}");
+}
+
+#[test]
+fn what_is_expedited_starts_now_but_not_too_often() {
+    let start = Instant::now();
+    let mut roster = roster();
+    roster.set(vec![target("a", 1, health(2, 3)), target("b", 2, health(2, 3))], start);
+    let settled = start + 2 * INTERVAL;
+    run(&mut roster, start, settled - start, |_| Outcome::Passed);
+    let address = target("a", 1, health(2, 3)).address;
+    let now = roster.next_due().expect("probes") - Duration::from_micros(1);
+    let due = roster.next_due();
+    if roster.expedite(address, now) {
+        let (id, job) = roster.take_due(now).expect("due at once");
+        assert_eq!(job.to.ip(), address);
+        assert!(!roster.expedite(address, now), "it runs");
+        roster.record(id, result(Outcome::Passed, now));
+        assert!(!roster.expedite(address, now), "it has just run");
+        assert!(roster.take_due(now).is_none(), "and only once");
+    } else {
+        panic!("nothing was expedited, next due {due:?}");
+    }
+    assert!(!roster.expedite([192, 0, 2, 99].into(), now + INTERVAL), "nobody's");
 }

@@ -1,0 +1,120 @@
+//! `exec`: a program decides: exit code 0 is a pass, anything else a failure.
+//!
+//! Never through a shell. It gets nothing on its input, and in its environment `PATH` and what the probe is about. Its output is read to its
+//! end, but only the beginning is kept, whose first line is shown. When its time is over, its whole process group is killed.
+
+use std::io;
+use std::process::{ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
+
+use super::{Answer, Deadline, Fault, Job};
+use crate::model::Exec;
+
+/// Programs at once; more wait their turn, within their own time.
+const MOST_AT_ONCE: usize = 32;
+/// Bytes of output that are kept.
+const MOST_OUTPUT: usize = 4 * 1024;
+/// Characters of its first line that are shown.
+const MOST_SHOWN: usize = 120;
+
+static TURNS: Semaphore = Semaphore::const_new(MOST_AT_ONCE);
+
+pub(super) async fn probe(job: &Job, exec: &Exec, deadline: Deadline) -> Result<Answer, Fault> {
+    let busy = || Fault::Own(format!("{MOST_AT_ONCE} programs run already").into());
+    let turn = deadline.wait("turn", TURNS.acquire()).await;
+    let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
+    let mut child = start(job, exec)?;
+    let _group = Group::of(&child);
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let run = async {
+        let (out, errors) = tokio::join!(read(stdout), read(stderr));
+        (if out.is_empty() { errors } else { out }, child.wait().await)
+    };
+    let (output, status) = deadline.wait("end of the program", run).await?;
+    let status = status.map_err(|error| Fault::Own(format!("the program's end is not known: {error}").into()))?;
+    judge(status, &first_line(&output))
+}
+
+fn start(job: &Job, exec: &Exec) -> Result<Child, Fault> {
+    let mut command = Command::new(&exec.program);
+    command
+        .args(&exec.args)
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("EDGELB_ADDRESS", job.to.ip().to_string())
+        .env("EDGELB_PORT", job.to.port().to_string())
+        .env("EDGELB_TIMEOUT_MS", job.timeout.as_millis().to_string())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    if let Some(subject) = &job.subject {
+        command
+            .env("EDGELB_SERVICE", &*subject.service)
+            .env("EDGELB_BACKEND", &*subject.backend);
+    }
+    // SAFETY: between fork and exec the closure makes one system call; it allocates nothing and takes no lock.
+    unsafe {
+        // With the daemon its programs end, however it ends.
+        command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
+    }
+    command.spawn().map_err(|error: io::Error| {
+        let program = exec.program.display();
+        Fault::Own(format!("{program} cannot be started: {error}").to_lowercase().into())
+    })
+}
+
+/// The process group that a child leads; it ends with this.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(leader: &Child) -> Self {
+        let id = leader.id().and_then(|id| i32::try_from(id).ok());
+        Self(id.map(Pid::from_raw))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // Also if its leader has ended: there may be others in it. The kernel gives its number away only after all others.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+}
+
+/// The beginning of what comes; the rest is read and dropped, so that the program need not wait.
+async fn read(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let Some(mut stream) = stream else { return kept };
+    let mut buffer = [0; 4_096];
+    while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+        let room = MOST_OUTPUT - kept.len();
+        kept.extend_from_slice(&buffer[..length.min(room)]);
+    }
+    kept
+}
+
+fn first_line(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("");
+    let shown: String = line.trim().chars().filter(|c| !c.is_control()).take(MOST_SHOWN).collect();
+    if shown.is_empty() { shown } else { format!(": {shown}") }
+}
+
+fn judge(status: ExitStatus, said: &str) -> Result<Answer, Fault> {
+    use std::os::unix::process::ExitStatusExt as _;
+    match (status.code(), status.signal()) {
+        (Some(0), _) => Ok(Answer::now(format!("exit code 0{said}"))),
+        (Some(code), _) => Err(Fault::backend(format!("exit code {code}{said}"))),
+        (None, Some(signal)) => Err(Fault::backend(format!("ended by signal {signal}{said}"))),
+        (None, None) => Err(Fault::backend(format!("ended without an exit code{said}"))),
+    }
+}
