@@ -64,6 +64,8 @@ enum Event {
     Health(Vec<HealthEvent>),
     /// Ways to backends were found, changed or lost.
     Ways(Vec<(IpAddr, Answer)>),
+    /// A router says that packets to this address cannot be delivered.
+    Unreachable(IpAddr),
     /// The configuration file is to be read again.
     Reload,
     /// A moment has passed.
@@ -158,6 +160,7 @@ impl Daemon {
             Event::Call(call) => self.answer(*call).await,
             Event::Health(events) => events.into_iter().for_each(|event| self.note_health(event)),
             Event::Ways(ways) => self.note_ways(ways),
+            Event::Unreachable(address) => self.checker.expedite(address),
             Event::Reload => self.reload_file().await,
             Event::Tick => {
                 self.rates.sample(&self.kernel);

@@ -205,6 +205,7 @@ async fn run_here(
     }));
     forward(ways, &events, Event::Ways);
     forward(calls, &events, Event::from);
+    watch_unreachable(&events);
     watch_signals(&events)?;
     let services = daemon.world.model.services.len();
     let version = env!("CARGO_PKG_VERSION");
@@ -378,6 +379,20 @@ fn forward<T: Send + 'static>(
             }
         }
     });
+}
+
+/// Listens for ICMP errors, as far as this host lets it: probes find the same, only later.
+fn watch_unreachable(events: &mpsc::UnboundedSender<Event>) {
+    for v4 in [true, false] {
+        let events = events.clone();
+        tokio::spawn(async move {
+            let tell = |address| events.send(Event::Unreachable(address)).is_ok();
+            if let Err(error) = health::unreachable::watch(v4, tell).await {
+                let family = if v4 { "IPv4" } else { "IPv6" };
+                info!(%error, family, "ICMP errors trigger no probes; it takes CAP_NET_RAW");
+            }
+        });
+    }
 }
 
 fn watch_signals(events: &mpsc::UnboundedSender<Event>) -> Result<(), DaemonError> {
