@@ -1,7 +1,8 @@
 //! What health checks cost: processor time of the checker for a number of probes a second, on loopback.
 //!
-//! `cargo run --release -p lb-userspace --example health_cost -- [http|tcp] [targets] [interval ms] [seconds] [dead]`. The servers are
-//! another process. Each target is an address of its own in 127.0.0.0/8, so that nothing is shared. With `dead`, nothing answers.
+//! `cargo run --release -p lb-userspace --example health_cost -- [http|tcp] [targets] [interval ms] [seconds] [dead|vip]`. The servers are
+//! another process. Each target is an address of its own in 127.0.0.0/8, so that nothing is shared. With `dead`, nothing answers. With `vip`,
+//! probes take the users' path instead, to nginx on a host in namespaces, which takes root: of all targets the VIP is the same.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -12,8 +13,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use lb_userspace::health::{Checker, State, Target, TargetId, Via, raise_file_limit};
+use lb_common::encap;
+use lb_common::map::Rewrite;
+use lb_tests::net::{Arms, Family, Scratch, Topology};
+use lb_tests::serve::Nginx;
+use lb_userspace::health::{Checker, State, Target, TargetId, Via, VipPath, raise_file_limit};
 use lb_userspace::model::{Check, Health, Http};
+use lb_userspace::object;
+use lb_userspace::path::UsersPath;
+use lb_userspace::path::program::Hook;
 use nix::sys::resource::{UsageWho, getrusage};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -25,16 +33,47 @@ fn main() -> anyhow::Result<()> {
         return serve();
     }
     let (kind, targets, interval) = (arg(0, "http"), arg(1, "1000").parse()?, arg(2, "1000").parse()?);
-    measure(
-        &kind,
-        targets,
-        Duration::from_millis(interval),
-        arg(3, "10").parse()?,
-        arg(4, "") == "dead",
-    )
+    let (interval, seconds) = (Duration::from_millis(interval), arg(3, "10").parse()?);
+    match arg(4, "").as_str() {
+        "vip" => by_vip(&kind, targets, interval, seconds),
+        mode => by_loopback(&kind, targets, interval, seconds, mode == "dead"),
+    }
 }
 
-fn measure(kind: &str, targets: u32, interval: Duration, seconds: u64, dead: bool) -> anyhow::Result<()> {
+/// By l2 to one backend, under as many numbers as there are targets.
+fn by_vip(kind: &str, targets: u32, interval: Duration, seconds: u64) -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let net = Topology::new(Arms::Two, 1)?;
+    let backend = &net.backends[0];
+    let vip = Topology::vip(Family::V4, 10);
+    backend.host.ip(&format!("addr add {vip}/32 dev lo"))?;
+    let _server = Nginx::start(&backend.host, &scratch)?;
+    let macs = (backend.host.mac("eth0")?, net.edge.mac("eth1")?);
+    net.edge.enter(|| -> anyhow::Result<()> {
+        let ifindex = nix::net::if_::if_nametoindex("eth1")?;
+        let mut path = UsersPath::set_up(object::PROBE, Hook::of_kernel())?;
+        let rewrite = Rewrite {
+            ifindex,
+            ..encap::l2(macs.0, macs.1)
+        };
+        let source: std::net::IpAddr = "10.0.0.5".parse()?;
+        path.add_sources([source])?;
+        path.set_targets((1..=targets).map(|number| (number, rewrite)).collect())?;
+        path.expect_answers(&[ifindex].into())?;
+        let namespace = path.namespace();
+        measure(kind, targets, interval, seconds, 80, |number| {
+            let path = VipPath {
+                vip,
+                source,
+                number: number + 1,
+                namespace: namespace.clone(),
+            };
+            (backend.v4.into(), Via::Vip(path))
+        })
+    })?
+}
+
+fn by_loopback(kind: &str, targets: u32, interval: Duration, seconds: u64, dead: bool) -> anyhow::Result<()> {
     let mut server = Command::new(std::env::current_exe()?)
         .arg("serve")
         .stdin(Stdio::piped())
@@ -42,13 +81,31 @@ fn measure(kind: &str, targets: u32, interval: Duration, seconds: u64, dead: boo
         .spawn()?;
     let mut port = String::new();
     BufReader::new(server.stdout.take().context("no output")?).read_line(&mut port)?;
+    let port = if dead { 9 } else { port.trim().parse()? };
+    measure(kind, targets, interval, seconds, port, |number| {
+        (Ipv4Addr::from(0x7f01_0001 + number).into(), Via::Direct)
+    })?;
+    // The server ends with its input.
+    drop(server.stdin.take());
+    server.wait()?;
+    Ok(())
+}
+
+fn measure(
+    kind: &str,
+    targets: u32,
+    interval: Duration,
+    seconds: u64,
+    port: u16,
+    way: impl Fn(u32) -> (std::net::IpAddr, Via),
+) -> anyhow::Result<()> {
     let check = match kind {
         "tcp" => Check::Tcp,
         _ => Check::Http(Http::get("/healthz")),
     };
     let health = Health {
         check,
-        port: if dead { 9 } else { port.trim().parse()? },
+        port,
         interval,
         fast_interval: interval,
         timeout: interval / 2,
@@ -57,12 +114,15 @@ fn measure(kind: &str, targets: u32, interval: Duration, seconds: u64, dead: boo
         jitter: 0.1,
         via: lb_userspace::model::Via::Direct,
     };
-    let target = |n| Target {
-        id: TargetId::new("s", &format!("b{n}")),
-        address: Ipv4Addr::from(0x7f01_0001 + n).into(),
-        via: Via::Direct,
-        health: health.clone(),
-        initial: None,
+    let target = |n| {
+        let (address, via) = way(n);
+        Target {
+            id: TargetId::new("s", &format!("b{n}")),
+            address,
+            via,
+            health: health.clone(),
+            initial: None,
+        }
     };
 
     let changes = Arc::new(AtomicUsize::new(0));
@@ -96,9 +156,6 @@ fn measure(kind: &str, targets: u32, interval: Duration, seconds: u64, dead: boo
         *texts.entry(last.text.to_string()).or_default() += 1;
     }
     println!("last results: {texts:?}");
-    // The server ends with its input.
-    drop(server.stdin.take());
-    server.wait()?;
     Ok(())
 }
 

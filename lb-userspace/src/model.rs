@@ -4,8 +4,8 @@
 //! unique, no two services share VIP, protocol and port, no backend stands twice in a service, every number is in
 //! its range.
 
-mod policy;
 mod check;
+mod policy;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -13,8 +13,8 @@ use std::time::Duration;
 use lb_common::encap::Mac;
 use lb_common::map::ServiceKey;
 
-pub use policy::{Damping, Failback, Failover, Policy, Weights};
 pub use check::{Check, Dns, Exec, Grpc, Http, Statuses, Tls, Udp};
+pub use policy::{Damping, Failback, Failover, Policy, Weights};
 
 /// Everything that a configuration file says.
 #[derive(Clone, Debug, PartialEq)]

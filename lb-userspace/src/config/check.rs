@@ -75,10 +75,10 @@ pub(super) fn read<'r>(reader: &Reader<'r>, found: &mut Findings<'_>) -> Keys<'r
         expect_body: reader.key("expect_body", found, |value| {
             value.text("a text of 1 to 1024 bytes", MOST_BYTES)
         }),
-        tls: reader.key("tls", found, Value::boolean),
+        tls: reader.key("tls", found, |value| value.boolean()),
         server_name: reader.key("server_name", found, |value| value.http_host()),
         ca_file: reader.key("ca_file", found, absolute),
-        verify: reader.key("verify", found, Value::boolean),
+        verify: reader.key("verify", found, |value| value.boolean()),
         grpc_service: reader.key("grpc_service", found, |value| {
             value.text("a gRPC service's name: 1 to 255 bytes", 255)
         }),
@@ -88,7 +88,9 @@ pub(super) fn read<'r>(reader: &Reader<'r>, found: &mut Findings<'_>) -> Keys<'r
         expect_answer: reader.key("expect_answer", found, |value| {
             value.text("an address or a name: 1 to 255 bytes", 255)
         }),
-        send: reader.key("send", found, |value| value.text("a text of 1 to 1024 bytes", MOST_BYTES)),
+        send: reader.key("send", found, |value| {
+            value.text("a text of 1 to 1024 bytes", MOST_BYTES)
+        }),
         send_hex: reader.key("send_hex", found, |value| hex(value).map(|(text, _)| text)),
         expect: reader.key("expect", found, |value| {
             value.text("a text of 1 to 1024 bytes", MOST_BYTES)
@@ -107,7 +109,10 @@ impl Keys<'_> {
         use Kind::{Dns, Exec, Grpc, Http, Https, Udp};
         let Some(kind) = self.kind.typed() else { return };
         let kind = kind.value;
-        let name = KINDS.iter().find(|(_, known)| *known == kind).map_or("", |(name, _)| name);
+        let name = KINDS
+            .iter()
+            .find(|(_, known)| *known == kind)
+            .map_or("", |(name, _)| name);
         let web = "http and https";
         let tls = "https, and grpc with tls = true";
         let all: [(&'static str, Option<Span>, &'static str, &[Kind]); 19] = [
@@ -134,6 +139,18 @@ impl Keys<'_> {
         for (key, typed, only, kinds) in all {
             if let Some(span) = typed.filter(|_| !kinds.contains(&kind)) {
                 found.error(reader.place, span, Problem::NotForKind { key, only, kind: name });
+            }
+        }
+        if kind == Grpc && !self.tls.typed().is_some_and(|tls| tls.value) {
+            for (key, typed) in [
+                ("server_name", span(&self.server_name)),
+                ("ca_file", span(&self.ca_file)),
+                ("verify", span(&self.verify)),
+            ] {
+                if let Some(span) = typed {
+                    let with = "tls = true";
+                    found.error(reader.place, span, Problem::OnlyWith { key, with });
+                }
             }
         }
         let mut needed = |key: &'static str, want| {
@@ -286,7 +303,10 @@ fn args(value: &Value<'_, '_>) -> Result<(), Problem> {
     let DeValue::Array(array) = value.toml else {
         return Err(value.wrong_type(WANT));
     };
-    let good = |arg: &DeValue<'_>| arg.as_str().is_some_and(|text| text.len() <= 4_096 && !text.contains('\0'));
+    let good = |arg: &DeValue<'_>| {
+        arg.as_str()
+            .is_some_and(|text| text.len() <= 4_096 && !text.contains('\0'))
+    };
     if array.len() <= 64 && array.iter().all(|arg| good(arg.get_ref())) {
         Ok(())
     } else {

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::backend::Backend;
-use super::findings::{Findings, Label, Place, Span};
 use super::check::Kind;
+use super::findings::{Findings, Label, Place, Span};
 use super::health::Health;
 use super::node::{Capacity, Node};
 use super::policy;
@@ -367,7 +367,11 @@ fn judge_health(health: &Health<'_>, service: &Service<'_>, found: &mut Findings
         found.error(health.place, typed.span, Problem::FastOverInterval { fast, interval });
     }
     let exec = health.check.kind.typed().is_some_and(|kind| kind.value == Kind::Exec);
-    let via = if exec { model::Via::Direct } else { model::Via::default() };
+    let via = if exec {
+        model::Via::Direct
+    } else {
+        model::Via::default()
+    };
     Some(model::Health {
         check: health.check.check(service.protocol.typed()?.value)?,
         port: match health.port.optional()? {

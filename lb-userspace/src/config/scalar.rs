@@ -123,13 +123,6 @@ impl<'r> Value<'r, '_> {
         })
     }
 
-    pub(super) fn boolean(&self) -> Result<bool, Problem> {
-        match self.toml {
-            DeValue::Boolean(boolean) => Ok(*boolean),
-            _ => Err(self.wrong_type("true or false")),
-        }
-    }
-
     /// A text of 1 to `most` bytes; `want` says so.
     pub(super) fn text(&self, want: &'static str, most: usize) -> Result<&'r str, Problem> {
         let text = self.string(want)?;

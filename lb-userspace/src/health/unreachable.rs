@@ -7,15 +7,14 @@
 //! comes faster is dropped by the kernel with the socket's buffer.
 
 use std::collections::HashSet;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::{setsockopt_impl, sockopt_impl};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UdpSocket;
 
 /// For so long an address is not told again, nor are there more than [`MOST_AT_ONCE`].
 const PAUSE: Duration = Duration::from_millis(100);
@@ -23,6 +22,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 const MOST_AT_ONCE: usize = 100;
 /// Messages read within a pause.
 const MOST_READ: usize = 1_000;
+
+/// As in `linux/icmp.h` and `linux/icmpv6.h`.
+const ICMP_FILTER: libc::c_int = 1;
+const ICMPV6_FILTER: libc::c_int = 1;
 
 const UNREACHABLE_V4: u8 = 3;
 /// Not a failure: the sender is to send less at once.
@@ -34,7 +37,7 @@ sockopt_impl!(
     FilterV4,
     SetOnly,
     libc::SOL_RAW,
-    1,
+    ICMP_FILTER,
     u32
 );
 sockopt_impl!(
@@ -42,7 +45,7 @@ sockopt_impl!(
     FilterV6,
     SetOnly,
     libc::IPPROTO_ICMPV6,
-    1,
+    ICMPV6_FILTER,
     [u32; 8]
 );
 
@@ -52,17 +55,17 @@ sockopt_impl!(
 /// # Errors
 /// Why it has ended.
 pub async fn watch(v4: bool, mut tell: impl FnMut(IpAddr) -> bool) -> io::Result<()> {
-    let socket = AsyncFd::new(open(v4)?)?;
+    // To tokio it is a socket of datagrams: that it was made for another protocol only the kernel knows.
+    let socket = UdpSocket::from_std(open(v4)?.into())?;
     let mut message = [0; 576];
     loop {
         let mut told = HashSet::new();
         let pause = tokio::time::sleep(PAUSE);
         tokio::pin!(pause);
         for _ in 0..MOST_READ {
-            let read = |mut socket: &Socket| socket.read(&mut message);
             let length = tokio::select! {
                 () = &mut pause, if !told.is_empty() => break,
-                length = socket.async_io(Interest::READABLE, read) => length?,
+                length = socket.recv(&mut message) => length?,
             };
             let Some(address) = quoted(v4, &message[..length]) else {
                 continue;

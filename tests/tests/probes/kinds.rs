@@ -30,10 +30,19 @@ fn other_kinds_take_the_users_path_too() -> Result<()> {
                 certificate.display()
             ),
         ),
-        ("udp", 53, "udp", "kind = \"udp\"\nsend = \"who?\"\nexpect = \"web-\"\n".into()),
+        (
+            "udp",
+            53,
+            "udp",
+            "kind = \"udp\"\nsend = \"who?\"\nexpect = \"web-\"\n".into(),
+        ),
         ("icmp", 80, "tcp", "kind = \"icmp\"\n".into()),
     ];
-    let families = [(Family::V4, Family::V4), (Family::V6, Family::V6), (Family::V4, Family::V6)];
+    let families = [
+        (Family::V4, Family::V4),
+        (Family::V6, Family::V6),
+        (Family::V4, Family::V6),
+    ];
     let mut services = Vec::new();
     for (family, backend_family) in families {
         for (kind, port, protocol, health) in &kinds {
@@ -63,9 +72,14 @@ fn other_kinds_take_the_users_path_too() -> Result<()> {
     }
     for service in &site.services {
         let length = if service.vip.is_ipv4() { 32 } else { 128 };
-        site.net.backends[1].host.ip(&format!("addr del {}/{length} dev lo", service.vip))?;
+        site.net.backends[1]
+            .host
+            .ip(&format!("addr del {}/{length} dev lo", service.vip))?;
         let (took, words) = wait_for(&edge, &service.name, ["up", "down", "up"])?;
-        println!("{}: VIP missing on the backend: out after {took:?}, {words}", service.name);
+        println!(
+            "{}: VIP missing on the backend: out after {took:?}, {words}",
+            service.name
+        );
     }
     Ok(())
 }
@@ -103,7 +117,9 @@ fn secure_server(
 fn a_routers_word_is_followed_at_once() -> Result<()> {
     let _alone = alone();
     let service = Service {
-        health: Some("kind = \"http\"\ninterval = \"30s\"\nfast_interval = \"100ms\"\ntimeout = \"100ms\"\nrise = 1\nfall = 3\njitter = 0.0\n"),
+        health: Some(
+            "kind = \"http\"\ninterval = \"30s\"\nfast_interval = \"100ms\"\ntimeout = \"100ms\"\nrise = 1\nfall = 3\njitter = 0.0\n",
+        ),
         ..web(10, "ipip", Family::V4, Family::V4)
     };
     let site = Site::new(Arms::Two, vec![service])?;

@@ -121,8 +121,8 @@ fn what_does_not_go_together() {
     check(
         &BASE.replace("kind = \"http\"", "kind = \"tcp\""),
         &[
-            r#"26:8: service "web": health: path is only for kind http, and this kind is tcp"#,
-            r#"27:8: service "web": health: host is only for kind http, and this kind is tcp"#,
+            r#"26:8: service "web": health: path is only for kind http and https, and this kind is tcp"#,
+            r#"27:8: service "web": health: host is only for kind http, https and grpc, and this kind is tcp"#,
         ],
     );
     check(

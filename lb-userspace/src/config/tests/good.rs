@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{BASE, check_warnings, parse};
 use crate::model::{
-    Backend, Capacity, Check, Forward, HashInput, Health, Model, Node, Policy, Protocol, Service, Tracking, XdpMode,
+    Backend, Capacity, Check, Forward, HashInput, Health, Http, Model, Node, Policy, Protocol, Service, Tracking,
+    XdpMode,
 };
 
 #[test]
@@ -95,10 +96,7 @@ fn the_example_of_the_design() {
     assert_eq!((web.name.as_str(), web.port, web.ring_size), ("web", 80, 65_537));
     assert_eq!(web.backends, [backend("web-1", "10.0.0.11", 100, Forward::Ipip)]);
     let health = web.health.as_ref().unwrap();
-    assert_eq!(
-        health.check,
-        Check::Http(Http::get("/healthz"))
-    );
+    assert_eq!(health.check, Check::Http(Http::get("/healthz")));
     assert_eq!((health.port, health.interval), (80, Duration::from_millis(200)));
 }
 

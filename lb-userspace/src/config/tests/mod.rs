@@ -5,6 +5,7 @@ mod bad_files;
 mod bad_values;
 mod documentation;
 mod good;
+mod kinds;
 mod large;
 mod not_toml;
 mod policy;

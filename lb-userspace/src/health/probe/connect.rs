@@ -59,17 +59,25 @@ pub(super) fn datagram(job: &Job) -> Result<UdpSocket, Fault> {
     UdpSocket::from_std(socket.into()).map_err(|error| Fault::of_io(&error))
 }
 
-/// A raw ICMP socket, likewise. It takes CAP_NET_RAW.
-pub(super) fn echo(job: &Job) -> Result<Socket, Fault> {
-    let protocol = if job.to.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
-    connected(job, Type::RAW, Some(protocol)).map_err(|fault| match fault {
+/// A raw ICMP socket, likewise. It takes CAP_NET_RAW. To tokio it is one of datagrams: that it was made for another protocol only the
+/// kernel knows.
+pub(super) fn echo(job: &Job) -> Result<UdpSocket, Fault> {
+    let protocol = if job.to.is_ipv4() {
+        Protocol::ICMPV4
+    } else {
+        Protocol::ICMPV6
+    };
+    let socket = connected(job, Type::RAW, Some(protocol)).map_err(|fault| match fault {
         Fault::Backend(why) if why == FORBIDDEN => Fault::Own("an ICMP socket takes CAP_NET_RAW".into()),
         other => other,
-    })
+    })?;
+    UdpSocket::from_std(socket.into()).map_err(|error| Fault::of_io(&error))
 }
 
 fn connected(job: &Job, kind: Type, protocol: Option<Protocol>) -> Result<Socket, Fault> {
-    let socket = open(&job.via, || Socket::new(Domain::for_address(job.to), kind.nonblocking(), protocol))?;
+    let socket = open(&job.via, || {
+        Socket::new(Domain::for_address(job.to), kind.nonblocking(), protocol)
+    })?;
     let at_fault = |error: io::Error| job.via.fault_of(&error);
     if let Some(source) = settle(&job.via, &socket)? {
         socket.bind(&source.into()).map_err(at_fault)?;

@@ -52,9 +52,8 @@ pub(super) async fn probe(job: &Job, dns: &Dns, deadline: Deadline) -> Result<An
 }
 
 fn query(dns: &Dns, id: u16) -> Result<Vec<u8>, Fault> {
-    let own = |error: simple_dns::SimpleDnsError| {
-        Fault::Own(format!("{:?} cannot be asked for: {error}", dns.name).into())
-    };
+    let own =
+        |error: simple_dns::SimpleDnsError| Fault::Own(format!("{:?} cannot be asked for: {error}", dns.name).into());
     let mut packet = Packet::new_query(id);
     packet.set_flags(PacketFlag::RECURSION_DESIRED);
     let name = Name::new(&dns.name).map_err(own)?;
@@ -75,7 +74,11 @@ fn judge(dns: &Dns, answer: &[u8]) -> Result<Answer, Fault> {
     }
     let code = code & 0x0F;
     if code != dns.rcode {
-        return Err(Fault::backend(format!("{} (expected {})", name_of(code), name_of(dns.rcode))));
+        return Err(Fault::backend(format!(
+            "{} (expected {})",
+            name_of(code),
+            name_of(dns.rcode)
+        )));
     }
     let Some(wanted) = &dns.answer else {
         return Ok(Answer::now(name_of(code)));

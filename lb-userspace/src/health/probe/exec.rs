@@ -105,7 +105,12 @@ async fn read(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
 fn first_line(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("");
-    let shown: String = line.trim().chars().filter(|c| !c.is_control()).take(MOST_SHOWN).collect();
+    let shown: String = line
+        .trim()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(MOST_SHOWN)
+        .collect();
     if shown.is_empty() { shown } else { format!(": {shown}") }
 }
 

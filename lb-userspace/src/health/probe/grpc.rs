@@ -47,19 +47,20 @@ async fn exchange(
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
     let handshake = deadline.wait("HTTP/2 handshake", handshake).await?;
     let (mut sender, connection) = handshake.map_err(|error| fault_of(&error))?;
-    let exchange = async {
+    // It takes the sender with it: with nobody left to ask, the connection says goodbye and ends.
+    let exchange = async move {
         let response = deadline.wait("gRPC answer", sender.send_request(request)).await?;
         let answer = deadline.wait("gRPC answer", judge(response.map_err(|error| fault_of(&error))?));
         answer.await?
     };
-    tokio::pin!(connection, exchange);
+    let mut exchange = Box::pin(exchange);
+    tokio::pin!(connection);
     let result = tokio::select! {
         biased;
         result = &mut exchange => result,
-        _ = &mut connection => exchange.await,
+        _ = &mut connection => return exchange.await,
     };
-    // With nobody left to ask, the connection says goodbye and ends.
-    drop(sender);
+    drop(exchange);
     let _ = deadline.wait("end", connection).await;
     result
 }
@@ -161,7 +162,10 @@ fn read_varint(bytes: &mut &[u8]) -> Option<u64> {
 
 fn fault_of(error: &hyper::Error) -> Fault {
     use std::error::Error as _;
-    if let Some(io) = error.source().and_then(|source| source.downcast_ref::<std::io::Error>()) {
+    if let Some(io) = error
+        .source()
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+    {
         return Fault::of_io(io);
     }
     Fault::backend(format!("not HTTP/2: {error}"))

@@ -118,7 +118,9 @@ async fn find(response: Response<Incoming>, wanted: &str) -> Result<Answer, Faul
             return Ok(Answer::now(format!("status {status}, body as expected")));
         }
     }
-    Err(Fault::backend(format!("status {status}, but {wanted:?} is not in the body")))
+    Err(Fault::backend(format!(
+        "status {status}, but {wanted:?} is not in the body"
+    )))
 }
 
 async fn drain(response: Response<Incoming>) {

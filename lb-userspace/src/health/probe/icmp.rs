@@ -3,12 +3,10 @@
 //! By a raw socket (CAP_NET_RAW), because ping sockets are switched off in most namespaces. Each probe sends a token of its own: backends of
 //! one VIP answer from the same address.
 
-use std::io::{self, Read as _, Write as _};
+use std::io;
 
 use nix::sys::socket::setsockopt;
 use nix::{setsockopt_impl, sockopt_impl};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::connect::echo;
 use super::{Answer, Deadline, Fault, Job};
@@ -18,10 +16,12 @@ sockopt_impl!(
     IcmpFilter,
     SetOnly,
     libc::SOL_RAW,
-    1,
+    ICMP_FILTER,
     u32
 );
 
+/// As in `linux/icmp.h`.
+const ICMP_FILTER: libc::c_int = 1;
 const ECHO_V4: u8 = 8;
 const REPLY_V4: u8 = 0;
 const ECHO_V6: u8 = 128;
@@ -37,16 +37,12 @@ pub(super) async fn probe(job: &Job, deadline: Deadline) -> Result<Answer, Fault
         let _ = setsockopt(&socket, IcmpFilter, &!(1 << REPLY_V4));
     }
     let request = request(v4, fastrand::u16(1..), fastrand::u64(..));
-    let socket = AsyncFd::new(socket).map_err(|error| Fault::of_io(&error))?;
-    let sent = socket
-        .async_io(Interest::WRITABLE, |mut socket: &socket2::Socket| socket.write(&request))
-        .await;
+    let sent = socket.send(&request).await;
     sent.map_err(|error| Fault::of_io(&error))?;
     let mut packet = [0; 2_048];
     let answered = async {
         loop {
-            let read = |mut socket: &socket2::Socket| -> io::Result<usize> { socket.read(&mut packet) };
-            let length = socket.async_io(Interest::READABLE, read).await?;
+            let length = socket.recv(&mut packet).await?;
             if answers(v4, &packet[..length], &request) {
                 return Ok::<(), io::Error>(());
             }

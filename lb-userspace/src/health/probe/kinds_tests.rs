@@ -139,7 +139,11 @@ async fn plain_text_is_not_tls() {
             let _ = stream.read(&mut [0; 1_024]).await;
         }
     });
-    expect(ask(to, https(tls(None, false)), AMPLE).await, Outcome::Failed, "not TLS");
+    expect(
+        ask(to, https(tls(None, false)), AMPLE).await,
+        Outcome::Failed,
+        "not TLS",
+    );
 }
 
 #[tokio::test]
@@ -163,7 +167,12 @@ async fn statuses_and_bodies() {
             "status 301 (expected 200 to 299 or 302)",
         ),
         (&[(301, 301)], Some("is well"), Outcome::Passed, "body as expected"),
-        (&[(301, 301)], Some("is ill"), Outcome::Failed, "\"is ill\" is not in the body"),
+        (
+            &[(301, 301)],
+            Some("is ill"),
+            Outcome::Failed,
+            "\"is ill\" is not in the body",
+        ),
         (&[(200, 200)], Some("is well"), Outcome::Failed, "status 301"),
     ] {
         expect(ask(to, check(statuses, body), AMPLE).await, outcome, words);
@@ -189,7 +198,10 @@ async fn grpc_server() -> SocketAddr {
             Ok(Frame::trailers(trailers)),
         ];
         let body = StreamBody::new(futures_util::stream::iter(frames));
-        Ok(Response::builder().header("content-type", "application/grpc").body(body).unwrap())
+        Ok(Response::builder()
+            .header("content-type", "application/grpc")
+            .body(body)
+            .unwrap())
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -281,13 +293,21 @@ async fn dns_over_udp_and_tcp() {
         };
         for (check, outcome, words) in [
             (check("good.example", 0, None), Outcome::Passed, "noerror"),
-            (check("good.example", 0, Some("192.0.2.7")), Outcome::Passed, "192.0.2.7"),
+            (
+                check("good.example", 0, Some("192.0.2.7")),
+                Outcome::Passed,
+                "192.0.2.7",
+            ),
             (
                 check("good.example", 0, Some("192.0.2.8")),
                 Outcome::Failed,
                 "192.0.2.7 (expected 192.0.2.8)",
             ),
-            (check("bad.example", 0, None), Outcome::Failed, "nxdomain (expected noerror)"),
+            (
+                check("bad.example", 0, None),
+                Outcome::Failed,
+                "nxdomain (expected noerror)",
+            ),
             (check("bad.example", 3, None), Outcome::Passed, "nxdomain"),
         ] {
             expect(ask(to, check, AMPLE).await, outcome, words);
@@ -313,13 +333,33 @@ async fn udp_sends_and_expects() {
             expect: expect.map(<[u8]>::to_vec),
         })
     };
-    expect(ask(to, check(b"hi", None), AMPLE).await, Outcome::Passed, "answer of 6 bytes");
-    expect(ask(to, check(b"\0\xFF", Some(b"\0\xFF")), AMPLE).await, Outcome::Passed, "answer");
-    expect(ask(to, check(b"hi", Some(b"ho")), AMPLE).await, Outcome::Failed, "without what is expected");
+    expect(
+        ask(to, check(b"hi", None), AMPLE).await,
+        Outcome::Passed,
+        "answer of 6 bytes",
+    );
+    expect(
+        ask(to, check(b"\0\xFF", Some(b"\0\xFF")), AMPLE).await,
+        Outcome::Passed,
+        "answer",
+    );
+    expect(
+        ask(to, check(b"hi", Some(b"ho")), AMPLE).await,
+        Outcome::Failed,
+        "without what is expected",
+    );
     let short = Duration::from_millis(60);
-    expect(ask(to, check(b"quiet", None), short).await, Outcome::Failed, "no answer within 60ms");
+    expect(
+        ask(to, check(b"quiet", None), short).await,
+        Outcome::Failed,
+        "no answer within 60ms",
+    );
     let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    expect(ask(closed, check(b"hi", None), AMPLE).await, Outcome::Failed, "connection refused");
+    expect(
+        ask(closed, check(b"hi", None), AMPLE).await,
+        Outcome::Failed,
+        "connection refused",
+    );
 }
 
 #[tokio::test]

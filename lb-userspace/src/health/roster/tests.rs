@@ -46,7 +46,7 @@ fn run(
     roster: &mut Roster,
     from: Instant,
     time: Duration,
-    answer: impl Fn(&Job) -> Outcome,
+    mut answer: impl FnMut(&Job) -> Outcome,
 ) -> Vec<(Duration, SocketAddr)> {
     let mut starts = Vec::new();
     while let Some(due) = roster.next_due().filter(|due| *due <= from + time) {
