@@ -3,6 +3,7 @@
 //! A configuration change goes one way: file → [`config`] (as typed) → [`model`] (cannot be wrong) → [`plan`] (pure) →
 //! [`plan::apply`] (makes no choice) → the maps.
 
+pub mod alerts;
 pub mod api;
 pub mod backend;
 pub mod bpf;
@@ -12,6 +13,7 @@ pub mod daemon;
 pub mod frames;
 pub mod health;
 pub mod journal;
+pub mod load;
 pub mod model;
 pub mod netlink;
 pub mod object;

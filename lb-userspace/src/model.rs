@@ -4,6 +4,7 @@
 //! unique, no two services share VIP, protocol and port, no backend stands twice in a service, every number is in
 //! its range.
 
+mod alert;
 mod check;
 mod policy;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use lb_common::encap::Mac;
 use lb_common::map::ServiceKey;
 
+pub use alert::{Alert, AlertWay, SmtpTls};
 pub use check::{Check, Dns, Exec, Grpc, Http, Statuses, Tls, Udp};
 pub use policy::{Damping, Failback, Failover, Policy, Weights};
 
@@ -21,6 +23,8 @@ pub use policy::{Damping, Failback, Failover, Policy, Weights};
 pub struct Model {
     /// This host.
     pub node: Node,
+    /// Who is told of events, sorted by name.
+    pub alerts: Vec<Alert>,
     /// The services, sorted by name.
     pub services: Vec<Service>,
 }

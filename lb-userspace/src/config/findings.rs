@@ -38,6 +38,7 @@ pub(super) enum Place<'a> {
     Service(Label<'a>),
     Health(Label<'a>),
     Damping(Label<'a>),
+    Alert(Label<'a>),
     Backend(Label<'a>, Label<'a>),
 }
 
@@ -256,6 +257,7 @@ impl fmt::Display for Place<'_> {
             Place::Capacity => f.write_str("[node.capacity]"),
             Place::Service(service) => write!(f, "service {service}"),
             Place::Health(service) => write!(f, "service {service}: health"),
+            Place::Alert(alert) => write!(f, "alert {alert}"),
             Place::Damping(service) => write!(f, "service {service}: damping"),
             Place::Backend(service, backend) => write!(f, "service {service}: backend {backend}"),
         }

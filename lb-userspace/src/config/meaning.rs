@@ -39,6 +39,7 @@ pub(super) fn judge(node: Option<Node<'_>>, services: Vec<Service<'_>>, found: &
     services.sort_by(|a, b| a.name.cmp(&b.name));
     Some(Model {
         node: model_node(&node?)?,
+        alerts: Vec::new(),
         services,
     })
 }

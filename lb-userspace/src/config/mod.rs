@@ -8,6 +8,7 @@
 //! A file that is not valid TOML is read as far as that makes sense, see `findings` and `syntax`.
 
 mod address;
+mod alert;
 mod backend;
 mod check;
 mod error;
@@ -39,7 +40,7 @@ use self::node::Node;
 use self::problem::Problem;
 use self::service::Service;
 use self::table::Reader;
-use crate::model::Model;
+use crate::model::{Alert, Model};
 
 pub use self::error::{ConfigError, Errors, SOURCE_LEN, Warning};
 pub use self::prime::{MAX_RING_SIZE, next_prime};
@@ -105,16 +106,24 @@ pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Errors> {
     let (root, errors) = DeTable::parse_recoverable(text);
     let mut found = Findings::new(text);
     syntax::report(root.get_ref(), &errors, &mut found);
-    let (node, services) = read_root(root.get_ref(), &mut found);
+    let (node, services, alerts) = read_root(root.get_ref(), &mut found);
     let model = if found.is_whole() {
-        meaning::judge(node, services, &mut found)
+        meaning::judge(node, services, &mut found).and_then(|model| {
+            Some(Model {
+                alerts: alerts?,
+                ..model
+            })
+        })
     } else {
         None
     };
     found.finish(model, file_name)
 }
 
-fn read_root<'r>(root: &'r DeTable<'r>, found: &mut Findings<'_>) -> (Option<Node<'r>>, Vec<Service<'r>>) {
+/// What stands at the top; nothing: it is missing or wrong.
+type Root<'r> = (Option<Node<'r>>, Vec<Service<'r>>, Option<Vec<Alert>>);
+
+fn read_root<'r>(root: &'r DeTable<'r>, found: &mut Findings<'_>) -> Root<'r> {
     let start = Span { start: 0, end: 0 };
     let reader = Reader::new(root, start, Place::File, table::ROOT, found);
     let node = reader.table("node", found).map(|table| node::read(&table, found));
@@ -128,5 +137,6 @@ fn read_root<'r>(root: &'r DeTable<'r>, found: &mut Findings<'_>) -> (Option<Nod
         .enumerate()
         .map(|(index, table)| service::read(table, index, found))
         .collect();
-    (node, services)
+    let alerts = alert::read(&reader.tables("alert", "[[alert]]", found), found);
+    (node, services, alerts)
 }

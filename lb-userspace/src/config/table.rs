@@ -9,7 +9,23 @@ use super::problem::Problem;
 use super::scalar::Value;
 use super::suggest::nearest;
 
-pub(super) const ROOT: &[&str] = &["node", "service"];
+pub(super) const ROOT: &[&str] = &["node", "service", "alert"];
+pub(super) const ALERT: &[&str] = &[
+    "name",
+    "kind",
+    "severity",
+    "events",
+    "timeout",
+    "url",
+    "server",
+    "port",
+    "tls",
+    "from",
+    "to",
+    "user",
+    "password_file",
+    "command",
+];
 pub(super) const NODE: &[&str] = &[
     "interfaces",
     "xdp_mode",
@@ -86,6 +102,7 @@ const TABLES: &[(&str, &[&str])] = &[
     ("[service.damping]", DAMPING),
     ("[node]", NODE),
     ("[node.capacity]", CAPACITY),
+    ("[[alert]]", ALERT),
 ];
 
 /// A value and where it stands.
@@ -136,6 +153,16 @@ impl<T: Copy> Key<T> {
     /// Where the value stands, else `header`.
     pub(super) fn span_or(&self, header: Span) -> Span {
         self.typed().map_or(header, |at| at.span)
+    }
+}
+
+impl<T> Key<T> {
+    /// The value if it was typed and right, of any type.
+    pub(super) fn into_value(self) -> Option<T> {
+        match self {
+            Key::Typed(at) => Some(at.value),
+            _ => None,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use lb_common::reason::{Fate, Reason};
 use super::configure::{internal, unix_ms};
 use super::rates::{by_fate, sum};
 use super::{Daemon, Event};
+use crate::alerts::Alerts;
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::server::Call;
 use crate::api::types::{
@@ -100,6 +101,7 @@ impl Daemon {
                 .map(|why| format!("the kernel does not hold what is wanted: {why}")),
         );
         warnings.extend(self.unusual());
+        warnings.extend(self.alerts.iter().flat_map(Alerts::problems));
         warnings.extend(self.journal.problem());
         warnings.extend(
             self.paths

@@ -113,6 +113,9 @@ impl Daemon {
         let new: Vec<String> = new.map(|service| service.name.clone()).collect();
         new.into_iter().for_each(|name| self.hold(name));
         self.world = world;
+        if let Some(alerts) = &mut self.alerts {
+            alerts.set(&self.world.model.alerts);
+        }
         for (service, change) in changes {
             self.tell_changes(&service, vec![change]);
         }
@@ -125,6 +128,7 @@ impl Daemon {
             }
         }
         self.follow();
+        self.follow_agents();
         self.source = ConfigSource {
             file: file.map(str::to_owned),
             accepted_unix_ms,

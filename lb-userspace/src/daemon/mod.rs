@@ -12,6 +12,7 @@
 //! | `answers` | what the API shows |
 //! | `tell` | what has happened, as events |
 //! | `unusual` | what a service's policy does that people should know |
+//! | `loads` | weights that follow load |
 //! | `drain` | drains that have ended |
 //! | `rates` | packets per second |
 //! | `sweep` | slots that changed owner, on their way back to rest |
@@ -20,6 +21,7 @@ mod answers;
 mod configure;
 mod drain;
 pub mod kernel;
+mod loads;
 mod operator;
 mod paths;
 mod rates;
@@ -38,16 +40,19 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
+use crate::alerts::Alerts;
 use crate::api::events::{Cause, EventKind};
 use crate::api::server::Call;
 use crate::api::types::ConfigSource;
 use crate::health::{Checker, HealthEvent, State as Health, Target, TargetId, Transition};
 use crate::journal::{Journal, Note};
+use crate::load::agent::{Agents, Report};
 use crate::model::Service;
 use crate::netlink::{Answer, Watcher};
 use crate::plan::Scope;
 use drain::Drain;
 use kernel::Kernel;
+use loads::Latencies;
 use paths::Paths;
 use rates::Rates;
 use state::{State, Store};
@@ -72,6 +77,8 @@ enum Event {
     Tick,
     /// A policy's time has come.
     Due,
+    /// What a backend says of its load.
+    Load(TargetId, Report),
     /// The flow table was read.
     Swept(sweep::Sweep),
     /// The daemon is to stop; the kernel goes on.
@@ -100,6 +107,11 @@ struct Daemon {
     drains: HashMap<(String, String), Drain>,
     /// What has happened.
     journal: Journal,
+    /// Who asks backends for their load.
+    agents: Option<Agents>,
+    latencies: Latencies,
+    /// Who is told of it.
+    alerts: Option<Alerts>,
     /// For threads that report to the loop.
     events: mpsc::UnboundedSender<Event>,
     started: Instant,
@@ -170,7 +182,9 @@ impl Daemon {
                 self.tend_slots();
                 self.tend_overrides();
                 self.tend_drains();
+                self.tend_latencies();
             }
+            Event::Load(id, report) => self.note_report(id, report),
             Event::Due => {
                 let due: Vec<String> = self.world.due(Instant::now()).map(str::to_owned).collect();
                 self.stale.extend(due);

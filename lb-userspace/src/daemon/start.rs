@@ -14,12 +14,14 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::configure::unix_ms;
 use super::kernel::{ControlError, Kernel, serving};
+use super::loads::Latencies;
 use super::paths::Paths;
 use super::rates::Rates;
 use super::state::{State, StateError, Store};
 use super::sweep::Transitions;
 use super::world::World;
 use super::{Daemon, Event, TICK};
+use crate::alerts::Alerts;
 use crate::api::events::{Cause, EventKind};
 use crate::api::server::{self, Timeouts};
 use crate::api::socket::{self, SocketError};
@@ -29,6 +31,7 @@ use crate::bpf::links::{self, AttachError};
 use crate::config::{self, Errors, Parsed};
 use crate::health::{self, Checker, State as Health, TargetId};
 use crate::journal::{self, Journal, Note};
+use crate::load::agent::Agents;
 use crate::model::{Backend, Failback, Model, Node, Service, identity};
 use crate::netlink::{Answer, NetlinkError, Watcher};
 use crate::object;
@@ -158,7 +161,28 @@ async fn run_here(
     };
 
     let journal = Journal::open(&instance.state);
+    let alerts = match Alerts::start() {
+        Ok(mut alerts) => {
+            alerts.set(&world.model.alerts);
+            Some(alerts)
+        }
+        Err(error) => {
+            warn!(%error, "no thread for alerts: nobody is told of events");
+            None
+        }
+    };
     let (events, receiver) = mpsc::unbounded_channel();
+    let agents = Agents::start({
+        let events = events.clone();
+        move |id, report| drop(events.send(Event::Load(id, report)))
+    });
+    let agents = match agents {
+        Ok(agents) => Some(agents),
+        Err(error) => {
+            warn!(%error, "no thread for agents: weights do not follow what backends report");
+            None
+        }
+    };
     let checker = Checker::start({
         let events = events.clone();
         move |reports| drop(events.send(Event::Health(reports)))
@@ -181,6 +205,9 @@ async fn run_here(
         transitions: Transitions::of(services),
         drains: HashMap::new(),
         journal,
+        agents,
+        latencies: Latencies::default(),
+        alerts,
         events: events.clone(),
         started: Instant::now(),
         config_warnings: warnings.iter().map(|warning| warning.headline().to_string()).collect(),
@@ -197,6 +224,7 @@ async fn run_here(
     let new: Vec<String> = new.map(|service| service.name.clone()).collect();
     new.into_iter().for_each(|name| daemon.hold(name));
     daemon.follow();
+    daemon.follow_agents();
     let (calls_sender, calls) = mpsc::channel(64);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(server::serve(bound, calls_sender, Timeouts::default(), async {

@@ -19,7 +19,14 @@ const PLACES: usize = 16;
 impl Daemon {
     /// Takes in an event.
     pub(super) fn tell(&mut self, note: Note) {
-        self.journal.add(note, unix_ms());
+        let event = self.journal.add(note, unix_ms());
+        let full = self.alerts.as_ref().map_or(Vec::new(), |alerts| alerts.send(event));
+        // For the journal alone: whoever lost events hears of it in its own turn.
+        for name in full {
+            let note = Note::new(EventKind::AlertsLost, Cause::Daemon);
+            self.journal
+                .add(note.because(format!("the queue of alert {name:?} is full")), unix_ms());
+        }
     }
 
     /// Tells of what a service's policy has changed.

@@ -97,7 +97,7 @@ fn tables_that_are_missing_or_something_else() {
     );
     check_after_node(
         "[logging]\nlevel = \"info\"\n",
-        &[r#"4:2: unknown key logging: allowed: node, service"#],
+        &[r#"4:2: unknown key logging: allowed: node, service, alert"#],
     );
     check(
         &BASE.replace("[[service]]\nname = \"web\"", "[[service]]\ntitle = \"web\""),

@@ -48,6 +48,7 @@ fn its_tables_have_every_key_and_no_other() {
     let sections = [
         ("## `[node]`", table::NODE),
         ("## `[node.capacity]`", table::CAPACITY),
+        ("## `[[alert]]`", table::ALERT),
         ("## `[[service]]`", table::SERVICE),
         ("## `[service.damping]`", table::DAMPING),
         ("## `[service.health]`", table::HEALTH),

@@ -26,6 +26,7 @@ fn every_key_reaches_the_model() {
                 flows: 524_288,
             },
         },
+        alerts: Vec::new(),
         services: vec![
             Service {
                 name: "dns".into(),

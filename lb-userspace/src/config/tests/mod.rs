@@ -1,5 +1,6 @@
 //! Files that are right, files that are not, and files that nobody wrote.
 
+mod alert;
 mod any_input;
 mod bad_files;
 mod bad_values;

@@ -8,7 +8,9 @@ use lb_common::map::ServiceKey;
 use crate::api::report::{Change, ChangeAction, FieldChange, RingChange};
 use crate::api::types::{Forward, HashInput, Protocol, Tracking, Via};
 use crate::daemon::world::World;
-use crate::model::{Backend, Check, Failback, Failover, Health, Model, Node, Policy, Service, Weights};
+use crate::model::{
+    Alert, AlertWay, Backend, Check, Failback, Failover, Health, Model, Node, Policy, Service, Weights,
+};
 
 type Fields = Vec<(&'static str, String)>;
 
@@ -19,8 +21,8 @@ pub(super) fn changes(before: &Model, after: &Model) -> Vec<Change> {
         &mut changes,
         None,
         None,
-        Some(node(&before.node)),
-        Some(node(&after.node)),
+        Some(node(&before.node, &before.alerts)),
+        Some(node(&after.node, &after.alerts)),
     );
     let by_name = |model: &Model| -> BTreeMap<String, Service> {
         model
@@ -102,7 +104,8 @@ fn push(
     });
 }
 
-fn node(node: &Node) -> Fields {
+fn node(node: &Node, alerts: &[Alert]) -> Fields {
+    let mut alerting = Vec::new();
     let mut fields = vec![
         ("interfaces", node.interfaces.join(", ")),
         ("xdp_mode", word(node.xdp_mode)),
@@ -123,6 +126,18 @@ fn node(node: &Node) -> Fields {
                 .map_or("auto".to_owned(), |slots| slots.to_string()),
         ),
     ];
+    for alert in alerts {
+        // An address may hold a secret: that it changed is told, and not to what.
+        let all = format!("{alert:?}");
+        let way = match alert.way {
+            AlertWay::Webhook { .. } => "webhook",
+            AlertWay::Smtp { .. } => "smtp",
+            AlertWay::Exec { .. } => "exec",
+        };
+        let number = xxhash_rust::xxh3::xxh3_64(all.as_bytes()) as u32;
+        alerting.push(format!("{} by {way}, number {number:08x}", alert.name));
+    }
+    fields.push(("alert", alerting.join("; ")));
     fields.push(("capacity.flows", node.capacity.flows.to_string()));
     if let Some(mac) = node.gateway_mac {
         fields.push(("gateway_mac", super::super::answers::mac(mac)));

@@ -1,0 +1,82 @@
+//! An alert as a mail.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lettre::message::Mailbox;
+use lettre::message::header::ContentType;
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Tls, TlsParameters};
+use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+
+use super::Failure;
+use crate::api::events::Event;
+use crate::model::SmtpTls;
+
+/// A mail server, and who writes to whom.
+pub(super) struct Mail<'a> {
+    pub(super) server: &'a str,
+    pub(super) port: u16,
+    pub(super) tls: SmtpTls,
+    pub(super) from: &'a str,
+    pub(super) to: &'a [String],
+    pub(super) login: Option<&'a (String, PathBuf)>,
+    pub(super) timeout: Duration,
+}
+
+impl Mail<'_> {
+    /// Sends one event; done when the server has taken it.
+    pub(super) async fn send(&self, event: &Event) -> Result<(), Failure> {
+        let message = self.message(event)?;
+        let transport = self.transport()?;
+        match transport.send(message).await {
+            Ok(_) => Ok(()),
+            // 5yz: it will say so again.
+            Err(error) if error.is_permanent() => Err(Failure::Never(error.to_string())),
+            Err(error) => Err(Failure::Later(error.to_string())),
+        }
+    }
+
+    fn transport(&self) -> Result<AsyncSmtpTransport<Tokio1Executor>, Failure> {
+        let parameters = || {
+            TlsParameters::new(self.server.to_owned())
+                .map_err(|error| Failure::Never(format!("{}: {error}", self.server)))
+        };
+        let tls = match self.tls {
+            SmtpTls::None => Tls::None,
+            SmtpTls::StartTls => Tls::Required(parameters()?),
+            SmtpTls::Wrapped => Tls::Wrapper(parameters()?),
+        };
+        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(self.server)
+            .port(self.port)
+            .tls(tls)
+            .timeout(Some(self.timeout));
+        if let Some((user, file)) = self.login {
+            // Read for each mail: a password that was changed counts at once.
+            let text = std::fs::read_to_string(file);
+            let text = text.map_err(|error| Failure::Later(format!("{}: {error}", file.display())))?;
+            let password = text.lines().next().unwrap_or("").to_owned();
+            builder = builder.credentials(Credentials::new(user.clone(), password));
+        }
+        Ok(builder.build())
+    }
+
+    fn message(&self, event: &Event) -> Result<Message, Failure> {
+        // The configuration was checked: these do not fail.
+        let mailbox = |text: &str| {
+            text.parse::<Mailbox>()
+                .map_err(|error| Failure::Never(format!("{text}: {error}")))
+        };
+        let host =
+            nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned());
+        let subject = format!("[{host}] {}: {} {}", event.severity.name(), event.subject(), event.kind);
+        let json = serde_json::to_string_pretty(event).map_err(|error| Failure::Never(error.to_string()))?;
+        let body = format!("{}\n\n{json}\n", event.sentence());
+        let mut message = Message::builder().from(mailbox(self.from)?).subject(subject);
+        for to in self.to {
+            message = message.to(mailbox(to)?);
+        }
+        let message = message.header(ContentType::TEXT_PLAIN).body(body);
+        message.map_err(|error| Failure::Never(error.to_string()))
+    }
+}

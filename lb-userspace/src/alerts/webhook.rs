@@ -1,0 +1,96 @@
+//! An alert as a POST: JSON over HTTP or HTTPS, a connection for each.
+
+use std::sync::{Arc, OnceLock};
+
+use http::Uri;
+use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::Failure;
+use crate::api::events::Event;
+
+/// Sends one event; done when the receiver says 2xx.
+pub(super) async fn post(url: &str, event: &Event) -> Result<(), Failure> {
+    // The configuration was checked: these do not fail.
+    let uri: Uri = url.parse().map_err(|error| Failure::Never(format!("{url}: {error}")))?;
+    let host = uri.host().ok_or_else(|| Failure::Never(format!("{url}: no host")))?;
+    let is_https = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
+    let name = host.trim_matches(['[', ']']);
+    let stream = TcpStream::connect((name, port)).await;
+    let stream = stream.map_err(|error| Failure::Later(format!("{host} port {port}: {error}")))?;
+    if !is_https {
+        return exchange(stream, &uri, event).await;
+    }
+    let server = ServerName::try_from(name.to_owned()).map_err(|error| Failure::Never(format!("{name}: {error}")))?;
+    let tls = TlsConnector::from(tls()?).connect(server, stream).await;
+    exchange(
+        tls.map_err(|error| Failure::Later(format!("{host}: {error}")))?,
+        &uri,
+        event,
+    )
+    .await
+}
+
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    uri: &Uri,
+    event: &Event,
+) -> Result<(), Failure> {
+    let later = |error: hyper::Error| Failure::Later(error.to_string());
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(later)?;
+    let driver = Abort(tokio::spawn(connection).abort_handle());
+    let body = serde_json::to_vec(event).map_err(|error| Failure::Never(error.to_string()))?;
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let request = http::Request::post(path)
+        .header(HOST, authority)
+        .header(CONTENT_TYPE, "application/json")
+        .header(USER_AGENT, concat!("edgelb/", env!("CARGO_PKG_VERSION")))
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|error| Failure::Never(error.to_string()))?;
+    let status = sender.send_request(request).await.map_err(later)?.status();
+    drop(driver);
+    let text = format!("status {status}");
+    match status.as_u16() {
+        200..300 => Ok(()),
+        // Asked to come again, or not the request's fault.
+        408 | 425 | 429 | 500.. => Err(Failure::Later(text)),
+        _ => Err(Failure::Never(text)),
+    }
+}
+
+/// Ends a connection's task with the attempt that it was made for.
+struct Abort(tokio::task::AbortHandle);
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The system's authorities, read once.
+fn tls() -> Result<Arc<ClientConfig>, Failure> {
+    static TLS: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
+    let made = TLS.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        let (added, _) = roots.add_parsable_certificates(found.certs);
+        if added == 0 {
+            return Err("this host has no certificate authorities: install ca-certificates".to_owned());
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.map_err(|error| error.to_string())?;
+        Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    });
+    made.clone().map_err(Failure::Later)
+}

@@ -1,0 +1,139 @@
+//! Weights that follow load: from what backends say, and how fast they answer, to the share that they keep.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::Daemon;
+use super::world::Load;
+use crate::api::events::{Cause, EventKind};
+use crate::health::{Outcome, TargetId};
+use crate::journal::Note;
+use crate::load::agent::{Report, Target};
+use crate::load::{by_latency, mean, toward};
+use crate::model::Weights;
+use crate::policy::WHOLE;
+
+/// How often shares follow response times.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Response times of the services whose weights follow them.
+#[derive(Default)]
+pub(super) struct Latencies {
+    means: HashMap<TargetId, (Duration, Instant)>,
+    last: Option<Instant>,
+}
+
+impl Daemon {
+    /// Tells the agents' thread whom to ask.
+    pub(super) fn follow_agents(&mut self) {
+        let Some(agents) = &mut self.agents else { return };
+        let mut targets = Vec::new();
+        for service in &self.world.model.services {
+            let Weights::Agent { port, interval } = service.policy.weights else {
+                continue;
+            };
+            targets.extend(service.backends.iter().map(|backend| Target {
+                id: TargetId::new(&service.name, &backend.name),
+                address: SocketAddr::new(backend.address, port),
+                interval,
+            }));
+        }
+        agents.set(targets);
+    }
+
+    /// Takes in what a backend says of itself.
+    pub(super) fn note_report(&mut self, id: TargetId, report: Report) {
+        let known = self.world.service(&id.service).is_some_and(|service| {
+            matches!(service.policy.weights, Weights::Agent { .. })
+                && service.backends.iter().any(|backend| backend.name == *id.backend)
+        });
+        if !known {
+            return;
+        }
+        let before = self.world.loads.get(&id).copied().unwrap_or_default();
+        let target = report
+            .percent
+            .map(|percent| (u32::from(WHOLE) * u32::from(percent) / 100) as u16);
+        let after = Load {
+            factor: target.map_or(before.factor, |target| toward(before.factor, target)),
+            agent: report.word.unwrap_or(before.agent),
+        };
+        self.set_load(id, before, after);
+    }
+
+    /// Follows response times; called every second.
+    pub(super) fn tend_latencies(&mut self) {
+        let mut news = Vec::new();
+        let follows = self
+            .world
+            .model
+            .services
+            .iter()
+            .filter(|service| service.policy.weights == Weights::Latency);
+        let latencies = &mut self.latencies;
+        let due = latencies.last.is_none_or(|last| last.elapsed() >= PAUSE);
+        if due {
+            latencies.last = Some(Instant::now());
+        }
+        for service in follows {
+            let ids: Vec<TargetId> = service
+                .backends
+                .iter()
+                .map(|backend| TargetId::new(&service.name, &backend.name))
+                .collect();
+            for id in &ids {
+                let last = self.checker.status(id).and_then(|status| status.last);
+                let Some(last) = last.filter(|last| last.outcome == Outcome::Passed) else {
+                    continue;
+                };
+                let before = latencies.means.get(id).copied();
+                if before.is_none_or(|(_, at)| at < last.at) {
+                    let mean = mean(before.map(|(mean, _)| mean), last.took);
+                    latencies.means.insert(id.clone(), (mean, last.at));
+                }
+            }
+            if !due {
+                continue;
+            }
+            let best = ids
+                .iter()
+                .filter_map(|id| latencies.means.get(id))
+                .map(|(mean, _)| *mean)
+                .min();
+            let Some(best) = best else { continue };
+            for id in ids {
+                let Some((mine, _)) = latencies.means.get(&id) else {
+                    continue;
+                };
+                let before = self.world.loads.get(&id).copied().unwrap_or_default();
+                let factor = toward(before.factor, by_latency(*mine, best));
+                news.push((id, before, Load { factor, ..before }));
+            }
+        }
+        for (id, before, after) in news {
+            self.set_load(id, before, after);
+        }
+        let loads = &self.world.loads;
+        self.latencies
+            .means
+            .retain(|id, (_, at)| loads.contains_key(id) || at.elapsed() < Duration::from_secs(3600));
+    }
+
+    fn set_load(&mut self, id: TargetId, before: Load, after: Load) {
+        if before == after {
+            return;
+        }
+        let words = |load: Load| {
+            let percent = (u32::from(load.factor) * 100 + 32_000) / u32::from(WHOLE);
+            match load.agent {
+                super::world::Agent::Ready => format!("{percent} %"),
+                other => format!("{other:?}").to_lowercase(),
+            }
+        };
+        let note = Note::new(EventKind::BackendLoad, Cause::Load).backend(&id.service, &id.backend);
+        self.tell(note.change(words(before), words(after)));
+        self.stale.insert(id.service.to_string());
+        self.world.loads.insert(id, after);
+    }
+}
