@@ -286,7 +286,7 @@ async fn prepare(
     watcher.watch(world.addresses());
     world.set_ways(watcher.resolve_all(FIRST_WAYS).await?);
     let served = served_before(&kernel, &world);
-    let out = out_before(&kernel, &world, &served);
+    let out = out_before(&kernel, &world);
     world.health.extend(served.into_iter().map(|id| (id, Health::Up)));
     let now = super::now();
     for TargetId { service, backend } in out {
@@ -366,7 +366,7 @@ fn served_before(kernel: &Kernel, world: &World) -> BTreeSet<TargetId> {
 
 /// Who was out in the tables that were taken over, of services that do not take backends back by themselves: the tables
 /// remember what an operator has not confirmed yet.
-fn out_before(kernel: &Kernel, world: &World, served: &BTreeSet<TargetId>) -> Vec<TargetId> {
+fn out_before(kernel: &Kernel, world: &World) -> Vec<TargetId> {
     if !kernel.taken_over() {
         return Vec::new();
     }
@@ -377,7 +377,14 @@ fn out_before(kernel: &Kernel, world: &World, served: &BTreeSet<TargetId>) -> Ve
         let Some(installed) = layout.services.get(&service.key()) else {
             continue;
         };
-        let serves = |backend: &Backend| served.contains(&TargetId::new(&service.name, &backend.name));
+        // By the slots: a backend that waits for its failback serves the flows that it has, and has no slot.
+        let ring = installed.entry.ring_base()..installed.entry.ring_base() + installed.entry.ring_size;
+        let owners: BTreeSet<u16> = ring.map(|slot| kernel.balancer.tables.slot(slot).current()).collect();
+        let owners = owners
+            .iter()
+            .filter_map(|number| installed.identities.get(usize::from(*number)));
+        let owners: BTreeSet<u64> = owners.copied().collect();
+        let serves = |backend: &Backend| owners.contains(&identity(&backend.name));
         // Later tiers have no slots while all is well.
         let serving = service.backends.iter().filter(|backend| serves(backend));
         let last = serving.map(|backend| backend.priority).max();

@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(walk(WHOLE, WHOLE / 100 * 92), [0; 0]);
         assert_eq!(walk(WHOLE, WHOLE / 2), [90, 80, 70, 60, 50]);
         assert_eq!(walk(WHOLE, 0), [90, 80, 70, 60, 50, 40, 30, 20, 10]);
-        assert_eq!(walk(STEP, WHOLE), [20, 30, 40, 50, 60, 70, 80, 100]);
+        assert_eq!(walk(STEP, WHOLE), [20, 30, 40, 50, 60, 70, 80, 90, 100]);
         assert_eq!(walk(WHOLE / 2, WHOLE / 100 * 55), [0; 0]);
     }
 

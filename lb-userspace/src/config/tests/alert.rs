@@ -76,7 +76,7 @@ fn what_is_wrong_is_named() {
     wrong(
         &format!("{HOOK}events = [\"panic\"]\nto = [\"x\"]"),
         &[
-            "8:10: alert \"hook\": events \"panic\" is unknown: did you mean \"panic_on\"? docs/api.md lists them",
+            "8:10: alert \"hook\": events \"panic\" is unknown: docs/api.md lists them",
             "9:1: alert \"hook\": to is only for kind = \"smtp\"",
         ],
     );
