@@ -2,10 +2,14 @@
 //!
 //! A test program of its own: the process remembers.
 
+use std::path::Path;
+
 use ::object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use lb_userspace::bpf::program::{Balancer, Settings};
 use lb_userspace::bpf::tables::Lengths;
 use lb_userspace::object::BALANCE;
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
 
 #[test]
 fn a_program_that_is_refused_has_a_stand_in() {
@@ -27,10 +31,8 @@ fn a_program_that_is_refused_has_a_stand_in() {
         // An older kernel: there is nothing to fall back from.
         return;
     }
-    let folder = tempfile::Builder::new()
-        .prefix("elb-test-")
-        .tempdir_in("/sys/fs/bpf")
-        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    private_bpf_fs(folder.path()).unwrap();
     let mut balancer = Balancer::load_pinned(&spoilt(BALANCE, name), settings, folder.path()).unwrap();
     let programs = balancer.verified_instructions().unwrap().map(|(name, _)| name);
     assert_eq!(programs, ["balance_by_key", "lookup_by_key"]);
@@ -39,9 +41,15 @@ fn a_program_that_is_refused_has_a_stand_in() {
         lb_userspace::bpf::shape::fits(folder.path(), settings.lengths).is_err_and(|why| why.contains("never filled"))
     );
     drop(balancer);
-    for pin in std::fs::read_dir(folder.path()).unwrap() {
-        std::fs::remove_file(pin.unwrap().path()).unwrap();
-    }
+    umount(folder.path()).unwrap();
+}
+
+/// Mounts a BPF file system that only this thread sees: the machine may have none.
+fn private_bpf_fs(at: &Path) -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let none: Option<&Path> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    mount(Some("bpf"), at, Some("bpf"), MsFlags::empty(), none)
 }
 
 /// The object, with an instruction that does not exist at the beginning of a program.
