@@ -1,5 +1,7 @@
 //! Another configuration: taken wholly, or not at all.
 
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,7 +10,7 @@ use lb_tests::net::{Arms, wait_until};
 use lb_tests::serve::ask_udp;
 use nix::sys::signal::Signal;
 
-use super::{File, Site, Svc, backend, clients, shown, snapshot};
+use super::{File, Site, Svc, backend, client_v4, clients, shown, snapshot};
 
 /// `web` with three backends, `other` with two.
 fn two_services() -> File {
@@ -156,6 +158,64 @@ fn a_plan_changes_nothing_and_an_apply_moves_only_what_it_must() -> Result<()> {
     })?;
     assert_eq!(shown(&api, "web", "web-3")?["address"], "10.0.0.14");
     Ok(())
+}
+
+/// One flow is all the traffic there is: whether a plan moves all of it or none hangs on whose flow it is.
+#[test]
+fn a_plan_says_which_part_of_the_live_traffic_moves() -> Result<()> {
+    let site = Site::new(Arms::One, 3)?;
+    let file = two_services();
+    let edge = site.edge(&file)?;
+    let api = edge.api()?;
+    wait_until("all to have slots", Duration::from_secs(5), || {
+        Ok(api.owners("web", clients(100))?.iter().all(Option::is_some))
+    })?;
+    let source = client_v4(40_000);
+    let owner = edge.lookup("web", source)?;
+    let without = |goes: &dyn Fn(&str) -> bool| -> Result<String> {
+        let mut less = file.clone();
+        let backends = &mut less.services[0].backends;
+        if let Some(position) = backends.iter().position(|(name, ..)| goes(name)) {
+            backends.remove(position);
+        }
+        let path = site.scratch.write("less.toml", &less.to_string())?;
+        Ok(path.display().to_string())
+    };
+    let quiet = edge.json(&["plan", &without(&|name| name == owner)?])?;
+    assert!(quiet["rings"][0]["traffic"].is_null(), "no packets yet: {quiet}");
+
+    let target = file.services[0].target()?;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| -> Result<()> {
+        let sender = scope.spawn(|| -> Result<()> {
+            let socket = site.net.client.enter(|| UdpSocket::bind(source))??;
+            while !stop.load(Ordering::Relaxed) {
+                socket.send_to(b"0123456789", target)?;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Ok(())
+        });
+        let checked = (|| -> Result<()> {
+            let share =
+                |path: &str| -> Result<Option<f64>> { Ok(edge.json(&["plan", path])?["rings"][0]["traffic"].as_f64()) };
+            let path = without(&|name| name == owner)?;
+            wait_until("traffic to be seen", Duration::from_secs(10), || {
+                Ok(share(&path)? == Some(1.0))
+            })?;
+            let text = edge.lbctl(&["plan", &path])?;
+            assert!(
+                text.contains("slots move (33") && text.contains("100 % of its packets"),
+                "{text}"
+            );
+            // Maglev gives a few of the others' slots to one another: of their flow hardly anything.
+            let other = share(&without(&|name| name != owner)?)?;
+            assert!(other.is_some_and(|part| part < 0.02), "{other:?}");
+            Ok(())
+        })();
+        stop.store(true, Ordering::Relaxed);
+        let sent = sender.join().unwrap_or(Ok(()));
+        checked.and(sent)
+    })
 }
 
 #[test]
