@@ -21,7 +21,8 @@ use pcap_file::{DataLink, PcapError, TsResolution};
 use thiserror::Error;
 
 use crate::api::report::{SimulatedPacket, Verdict};
-use crate::bpf::program::{Balancer, KernelError};
+use crate::bpf::error::KernelError;
+use crate::bpf::program::Balancer;
 use crate::cli::args::Simulation;
 use crate::config::{self, Errors};
 use crate::daemon::kernel::settings_for;

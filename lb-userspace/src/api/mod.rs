@@ -9,12 +9,14 @@
 //! | [`events`] | what has happened |
 //! | [`error`] | every failure, as the daemon says it and as a client reads it |
 //! | [`socket`] | the socket in the file system: who may open it, and whose it is |
+//! | [`call`] | what the server asks of the daemon's loop |
 //! | [`server`] | HTTP on one side, the daemon's single loop on the other |
 //! | [`client`] | one request, one answer, and errors that say what to do |
 //!
 //! The JSON is stable: fields may be added, none is renamed, removed or given another meaning within `/v1`.
 //! `docs/api.md` shows every answer.
 
+pub mod call;
 pub mod client;
 pub mod error;
 pub mod events;

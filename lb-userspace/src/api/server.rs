@@ -5,7 +5,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -20,90 +19,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::MAX_REQUEST;
+use super::call::{Answer, Call};
 use super::error::{ApiError, ErrorKind};
 use super::events::{Event, EventQuery};
-use super::report::{ApplyReport, BackendAction, BackendChanged, Confirmation, Confirmed, PlanReport};
+use super::report::{ApplyReport, BackendChanged, Confirmation, Confirmed, PlanReport};
 use super::socket::Bound;
 use super::types::{Lookup, ServiceDetail, ServiceSummary, Stats, Status};
 use crate::policy::Confirm;
-
-/// One request to the daemon's loop, with the way for its answer.
-#[derive(Debug)]
-pub enum Call {
-    /// What the daemon is and does.
-    Status(Answer<Status>),
-    /// All services, sorted by name.
-    Services(Answer<Vec<ServiceSummary>>),
-    /// One service.
-    Service {
-        /// Its name.
-        name: String,
-        /// For the answer.
-        answer: Answer<ServiceDetail>,
-    },
-    /// The counters.
-    Stats(Answer<Stats>),
-    /// Where a flow goes.
-    Lookup {
-        /// The service that the flow belongs to.
-        service: String,
-        /// The client.
-        source: SocketAddr,
-        /// For the answer.
-        answer: Answer<Lookup>,
-    },
-    /// What has happened.
-    Events {
-        /// Which of it.
-        query: EventQuery,
-        /// For the answer.
-        answer: Answer<Vec<Event>>,
-    },
-    /// What a configuration would change.
-    Plan {
-        /// The configuration.
-        toml: String,
-        /// The file's name, for messages and for `status`; nothing: it came from a pipe.
-        file: Option<String>,
-        /// For the answer.
-        answer: Answer<PlanReport>,
-    },
-    /// Makes a configuration the one in force, wholly or not at all.
-    Apply {
-        /// The configuration.
-        toml: String,
-        /// As in `Plan`.
-        file: Option<String>,
-        /// For the answer.
-        answer: Answer<ApplyReport>,
-    },
-    /// An operator confirms a failover or failback.
-    Confirm {
-        /// The service.
-        service: String,
-        /// The backend; nothing: all that wait.
-        backend: Option<String>,
-        /// Which of the two.
-        what: Confirm,
-        /// For the answer.
-        answer: Answer<Confirmed>,
-    },
-    /// An operator's word on a backend.
-    Backend {
-        /// The service.
-        service: String,
-        /// The backend.
-        backend: String,
-        /// What is wanted of it.
-        action: BackendAction,
-        /// For the answer.
-        answer: Answer<BackendChanged>,
-    },
-}
-
-/// The way for one answer. Dropped unused, the client is told that the daemon is stopping.
-#[derive(Debug)]
-pub struct Answer<T>(oneshot::Sender<Result<T, ApiError>>);
 
 /// How long a handler waits for the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -427,13 +349,6 @@ impl From<BytesRejection> for ApiError {
             return ApiError::new(ErrorKind::TooLarge, message);
         }
         ApiError::new(ErrorKind::InvalidRequest, rejection.body_text())
-    }
-}
-
-impl<T> Answer<T> {
-    /// Sends the answer; if the client is gone, nobody misses it.
-    pub fn send(self, answer: Result<T, ApiError>) {
-        let _ = self.0.send(answer);
     }
 }
 

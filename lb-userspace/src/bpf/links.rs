@@ -11,7 +11,8 @@ use thiserror::Error;
 use tracing::{error, info, warn};
 
 use super::detach::detach;
-use super::program::{Balancer, KernelError};
+use super::error::KernelError;
+use super::program::Balancer;
 use crate::model::XdpMode;
 use crate::netlink::{XdpAttachment, XdpState};
 

@@ -1,6 +1,8 @@
 //! The kernel's side of the balancer: object, maps, pins, links, grace periods.
 
+mod counters;
 pub mod detach;
+pub mod error;
 pub mod flows;
 pub mod grace;
 pub mod instance;

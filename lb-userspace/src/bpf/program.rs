@@ -1,89 +1,24 @@
-//! The balancer in the kernel: its object loaded, its maps made or taken over, its counters read.
+//! The balancer in the kernel: its object loaded, its maps made or taken over, its program run.
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aya::maps::xdp::{DevMapHash, XdpMapError};
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
-use aya::pin::PinError;
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp};
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::{Ebpf, EbpfLoader};
 use lb_common::hash::HashKeys;
 use lb_common::map::{Counter, Meta, name};
 use lb_common::reason::Reason;
-use thiserror::Error;
 use tracing::warn;
 
-use super::link::{LinkError, Value, link};
+use super::error::{KernelError, refusal};
+use super::link::{Value, link};
 use super::mapping::Mapping;
 use super::shape::{self, Access::ByKey};
 use super::tables::{Lengths, Tables};
-
-/// Why the balancer cannot be brought into the kernel, or be asked.
-#[derive(Debug, Error)]
-pub enum KernelError {
-    /// The object or its maps were refused.
-    #[error("the kernel refuses the balancer's maps: {0}; memory asked for follows [node.capacity]")]
-    Object(#[from] EbpfError),
-    /// The verifier or another check refused the program.
-    #[error("the kernel refuses the program `{name}`: {}", refusal(.source))]
-    Program {
-        /// Which one.
-        name: &'static str,
-        /// What it said.
-        source: ProgramError,
-    },
-    /// The object could not be linked.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// A table could not be made.
-    #[error("the kernel refuses the table {name} of {bytes} bytes: {source}; its length follows [node.capacity]")]
-    TooLarge {
-        /// Which one.
-        name: &'static str,
-        /// How long it would be.
-        bytes: u64,
-        /// Why.
-        source: io::Error,
-    },
-    /// A map could not be used.
-    #[error("map {name}: {source}")]
-    Map {
-        /// Which one.
-        name: &'static str,
-        /// Why.
-        source: MapError,
-    },
-    /// A map could not be mapped into memory.
-    #[error("map {name} cannot be mapped into memory: {source}; Linux 5.5 or newer is needed")]
-    Mapping {
-        /// Which one.
-        name: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// Something is missing from the object: a build that went wrong.
-    #[error("the object file has no `{0}`: build again with `cargo xtask build`")]
-    Missing(&'static str),
-    /// A pin could not be made, read or removed.
-    #[error("pin {path}: {source}")]
-    Pin {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: PinError,
-    },
-    /// A pin's file could not be handled.
-    #[error("{path}: {source}")]
-    File {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
 
 /// What the program is loaded with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,10 +36,10 @@ pub struct Balancer {
     ebpf: Ebpf,
     /// The tables that packets read.
     pub tables: Tables,
-    pairs: Mapping<Counter>,
-    reasons: PerCpuArray<MapData, u64>,
+    pub(super) pairs: Mapping<Counter>,
+    pub(super) reasons: PerCpuArray<MapData, u64>,
     devices: DevMapHash<MapData>,
-    meta: Array<MapData, Meta>,
+    pub(super) meta: Array<MapData, Meta>,
     balance: &'static str,
     lookup: &'static str,
     /// Whether the maps were there before, filled by an earlier daemon.
@@ -300,118 +235,6 @@ impl Balancer {
         })
     }
 
-    /// What a row of `PAIRS` has counted since the maps were made, over all CPUs.
-    ///
-    /// # Errors
-    /// If there is no such row.
-    pub fn raw_pair(&self, row: u32) -> Result<Counter, KernelError> {
-        let rows = self.tables.lengths().rows;
-        if row >= rows {
-            return Err(KernelError::Map {
-                name: name::PAIRS,
-                source: MapError::OutOfBounds {
-                    index: row,
-                    max_entries: rows,
-                },
-            });
-        }
-        let counts = (row as usize..self.pairs.len())
-            .step_by(rows as usize)
-            .map(|index| self.pairs.read(index));
-        Ok(counts.fold(Counter::default(), |sum, count| Counter {
-            packets: sum.packets.wrapping_add(count.packets),
-            bytes: sum.bytes.wrapping_add(count.bytes),
-        }))
-    }
-
-    /// What a row has counted for its present backend.
-    ///
-    /// # Errors
-    /// If there is no such row.
-    pub fn pair(&self, row: u32) -> Result<Counter, KernelError> {
-        let raw = self.raw_pair(row)?;
-        let baseline = self.tables.baseline(row);
-        Ok(Counter {
-            packets: raw.packets.wrapping_sub(baseline.packets),
-            bytes: raw.bytes.wrapping_sub(baseline.bytes),
-        })
-    }
-
-    /// Packets by reason, over all CPUs; their sum is the packets received.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn reasons(&self) -> Result<[u64; Reason::COUNT], KernelError> {
-        let mut counts = [0; Reason::COUNT];
-        for (number, count) in counts.iter_mut().enumerate() {
-            let values = self.reasons.get(&(number as u32), 0);
-            let values = values.map_err(|source| KernelError::Map {
-                name: name::REASONS,
-                source,
-            })?;
-            let from = self.tables.baseline(self.reason_baseline(number)).packets;
-            *count = values
-                .iter()
-                .fold(0_u64, |sum, value| sum.wrapping_add(*value))
-                .wrapping_sub(from);
-        }
-        // What was forwarded is counted in the rows only.
-        let meta = self.meta()?;
-        let mut forwarded = meta.forwarded_before;
-        for row in 0..meta.rows_used {
-            forwarded = forwarded.wrapping_add(self.raw_pair(row)?.packets);
-        }
-        counts[Reason::Forwarded as usize] = forwarded;
-        Ok(counts)
-    }
-
-    /// Continues the counters of the maps that these replace, whatever these have counted themselves by now.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn continue_reasons(&mut self, counts: &[u64; Reason::COUNT]) -> Result<(), KernelError> {
-        // The program alone writes its counters, and never a packet less: what came before is a baseline below zero.
-        for (number, count) in counts.iter().enumerate() {
-            let baseline = Counter {
-                packets: count.wrapping_neg(),
-                bytes: 0,
-            };
-            self.tables.set_baseline(self.reason_baseline(number), baseline);
-        }
-        let meta = self.meta()?;
-        self.set_meta(Meta {
-            forwarded_before: counts[Reason::Forwarded as usize],
-            ..meta
-        })
-    }
-
-    /// Where in `BASELINES` a reason's is: behind those of the rows.
-    fn reason_baseline(&self, number: usize) -> u32 {
-        self.tables.lengths().rows + number as u32
-    }
-
-    /// What the maps say of themselves.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn meta(&self) -> Result<Meta, KernelError> {
-        self.meta.get(&0, 0).map_err(|source| KernelError::Map {
-            name: name::META,
-            source,
-        })
-    }
-
-    /// Writes what the maps say of themselves.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn set_meta(&mut self, meta: Meta) -> Result<(), KernelError> {
-        self.meta.set(0, meta, 0).map_err(|source| KernelError::Map {
-            name: name::META,
-            source,
-        })
-    }
-
     /// The flow table's descriptor, for reading it from another thread.
     ///
     /// # Errors
@@ -444,28 +267,6 @@ impl Balancer {
             })
     }
 }
-
-/// Why the kernel refused a program, without the verifier's whole account: its last words, where the reason stands.
-fn refusal(error: &ProgramError) -> String {
-    let ProgramError::LoadError { io_error, verifier_log } = error else {
-        return error.to_string();
-    };
-    let log = verifier_log.to_string();
-    let words: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-    let last = words[words.len().saturating_sub(LAST_WORDS)..].join("\n  ");
-    let hint = match io_error.raw_os_error() {
-        Some(libc::EPERM) => "; it takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
-        _ => "",
-    };
-    if last.is_empty() {
-        format!("{io_error}{hint}")
-    } else {
-        format!("{io_error}{hint}; the verifier's last words:\n  {last}")
-    }
-}
-
-/// Lines of the verifier's account that an error shows.
-const LAST_WORDS: usize = 6;
 
 fn mapped<T: bytemuck::Pod>(ebpf: &mut Ebpf, name: &'static str, elements: u32) -> Result<Mapping<T>, KernelError> {
     let map = ebpf.map(name).ok_or(KernelError::Missing(name))?;

@@ -16,9 +16,9 @@ use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType};
 use lb_common::map::{ABI_VERSION, BackendRow, Counter, FlowEntry, InsertWindow, Meta, ServiceEntry, SlotPair, name};
 use lb_common::reason::Reason;
 
+use super::error::KernelError;
 use super::link::Value;
 use super::mapping::Mapping;
-use super::program::KernelError;
 use super::tables::Lengths;
 
 /// The shape of a table that packets read by index.

@@ -13,14 +13,14 @@ use super::configure::{internal, unix_ms};
 use super::rates::{by_fate, sum};
 use super::{Daemon, Event};
 use crate::alerts::Alerts;
+use crate::api::call::Call;
 use crate::api::error::{ApiError, ErrorKind};
-use crate::api::server::Call;
 use crate::api::types::{
     Acceptance, Admin, AttachMode, BackendCounts, BackendDetail, BackendStats, Capacity, Check, Forward, Health,
     Interface, Lookup, NextHop, Override, Probe, Rate, ServiceDetail, ServiceStats, ServiceSummary, Stats, Status,
     Totals, Usage,
 };
-use crate::bpf::program::KernelError;
+use crate::bpf::error::KernelError;
 use crate::frames;
 use crate::health::{State as HealthState, TargetId};
 use crate::model::{self, identity};

@@ -9,10 +9,11 @@ use lb_common::reason::Reason;
 use thiserror::Error;
 use tracing::{error, info};
 
+use crate::bpf::error::KernelError;
 use crate::bpf::grace;
 use crate::bpf::instance::Instance;
 use crate::bpf::links::{self, AttachError};
-use crate::bpf::program::{Balancer, KernelError, Settings};
+use crate::bpf::program::{Balancer, Settings};
 use crate::bpf::shape;
 use crate::bpf::tables::Lengths;
 use crate::model::{Capacity, Model, XdpMode};

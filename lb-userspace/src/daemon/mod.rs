@@ -41,8 +41,8 @@ use tokio::sync::mpsc;
 use tracing::{debug, info};
 
 use crate::alerts::Alerts;
+use crate::api::call::Call;
 use crate::api::events::{Cause, EventKind};
-use crate::api::server::Call;
 use crate::api::types::ConfigSource;
 use crate::health::{Checker, HealthEvent, State as Health, Target, TargetId, Transition};
 use crate::journal::{Journal, Note};

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lb_userspace::api::MAX_REQUEST;
+use lb_userspace::api::call::Call;
 use lb_userspace::api::client::{Client, ClientError};
 use lb_userspace::api::error::{ApiError, ErrorKind};
 use lb_userspace::api::events::EventQuery;
 use lb_userspace::api::report::{BackendAction, Confirmed};
-use lb_userspace::api::server::{Call, Timeouts, serve};
+use lb_userspace::api::server::{Timeouts, serve};
 use lb_userspace::api::socket::bind;
 use lb_userspace::policy::Confirm;
 use tempfile::TempDir;
