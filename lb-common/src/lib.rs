@@ -10,7 +10,7 @@
 //! | [`hash`] | the keyed flow hash, the service table's two places, the ring's slot |
 //! | [`encap`] | outer headers: their template, and the fields that a packet adds to it |
 //! | [`reason`] | the one named outcome of a packet |
-//! | [`bench`] | what the packet benchmark's wrapper and its driver share |
+//! | [`mod@bench`] | what the packet benchmark's wrapper and its driver share |
 //! | [`decap`] | the backends' side: whether a packet is a tunnelled one for a VIP, and how it is unwrapped |
 //! | [`probe`] | the users' path of health probes |
 //!

@@ -13,7 +13,7 @@ use crate::map::{FAMILY_V4, FAMILY_V6};
 pub mod name {
     /// Hash of [`Rewrite`](crate::map::Rewrite)s by target number: where probes go.
     pub const PROBES: &str = "PROBES";
-    /// LRU hash by [`ProbeFlow`]: the interface (`u32` index) that leads to the prober.
+    /// LRU hash by [`ProbeFlow`](super::ProbeFlow): the interface (`u32` index) that leads to the prober.
     pub const PROBE_FLOWS: &str = "PROBE_FLOWS";
     /// On the prober's interface, outgoing: writes the label.
     pub const LABEL: &str = "lb_probe_label";

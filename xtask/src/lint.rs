@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: formatting and clippy, for the workspace, the eBPF crate and the fuzz targets.
+//! `cargo xtask lint`: formatting and clippy, for the workspace, the eBPF crate and the fuzz targets; then rustdoc.
 
 use std::process::Command;
 
@@ -41,7 +41,21 @@ pub(crate) fn run() -> Result<()> {
         "-D",
         "warnings",
     ])?;
-    fuzz_targets(&fuzz)
+    fuzz_targets(&fuzz)?;
+    docs()
+}
+
+/// What the comments link to must be there.
+fn docs() -> Result<()> {
+    let status = outer_cargo()?
+        .args(["doc", "--workspace", "--no-deps", "--locked", "--quiet"])
+        .env("RUSTDOCFLAGS", "-Dwarnings")
+        .status()
+        .context("cargo cannot be started")?;
+    if !status.success() {
+        bail!("rustdoc has complaints");
+    }
+    Ok(())
 }
 
 fn fuzz_targets(manifest: &str) -> Result<()> {

@@ -56,7 +56,7 @@ enum Task {
     Bench(bench::Args),
     /// Fuzzes what reads packets, or runs random packets through the program and its model on the host: see CONTRIBUTING.md.
     Fuzz(fuzz::Args),
-    /// Checks the formatting and runs clippy over the workspace and the eBPF crate; a warning is an error.
+    /// Checks the formatting, runs clippy over the workspace and the eBPF crate, and rustdoc; a warning is an error.
     Lint,
     /// Removes what builds made, and what interrupted demos and tests left in the system.
     ///

@@ -57,7 +57,7 @@ impl Balancer {
 
     /// Loads the program with the maps pinned in `folder`, or with new ones pinned there.
     ///
-    /// Maps that are there are used only if every one has the shape and the version that this daemon writes; see [`fits`].
+    /// Maps that are there are used only if every one has the shape and the version that this daemon writes; see [`shape::fits`].
     ///
     /// # Errors
     /// If the kernel refuses, or the folder cannot be used.

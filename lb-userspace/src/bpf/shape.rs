@@ -2,7 +2,7 @@
 //!
 //! The three tables that every packet reads are one large value each, where the kernel takes one: the program then needs no look-up
 //! to come to an element (see `Table` in the program's `tables.rs`). Else they have a value for each element. In memory, and so for
-//! [`Mapping`](super::mapping::Mapping), it is the same. aya makes the other maps, these are made here: it does not let a
+//! [`Mapping`], it is the same. aya makes the other maps, these are made here: it does not let a
 //! loader say how long a value is.
 
 use std::ffi::CString;

@@ -6,7 +6,7 @@
 //! | `roster` | who is probed, when next, and what is known of everyone. Pure: the time is passed in |
 //! | `probe` | one probe of each kind, over the network |
 //! | [`checker`] | the thread that starts due probes and reports changes |
-//! | [`unreachable`] | ICMP errors about tunnelled packets |
+//! | [`mod@unreachable`] | ICMP errors about tunnelled packets |
 //! | [`via`] | how probes travel |
 //! | [`limits`] | how many sockets there may be |
 //!

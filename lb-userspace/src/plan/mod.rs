@@ -39,7 +39,7 @@ pub struct WantedService {
     pub ring_size: u32,
     /// The backends; one that is out of the ring stays here while it is configured, and keeps its number.
     pub backends: Vec<WantedBackend>,
-    /// For each slot the index in `backends` of its owner, or [`NOBODY`](lb_common::map::NOBODY).
+    /// For each slot the index in `backends` of its owner, or [`NOBODY`].
     pub owners: Vec<u16>,
 }
 
