@@ -1,15 +1,14 @@
 //! `cargo xtask clean`: what builds made, and what interrupted demos and tests left in the system.
 //!
-//! Everything that a demo or a test makes outside the tree is called `elb-PID-ROLE`, after the process that made it, and is
-//! a leftover once that process is gone.
+//! Hosts of demos and tests have no names, and go with their process, also when it is killed. What stays then is folders in the folder for
+//! temporary files: `edgelb-PID-…` of the tests, `elb-PID-…` of `cargo xtask` itself, after the process that made them.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 pub(crate) fn run(all: bool) -> Result<()> {
     let mut removed = 0;
@@ -34,49 +33,10 @@ pub(crate) fn run(all: bool) -> Result<()> {
         removed += remove(&path)?;
     }
 
-    for (dir, kind) in [
-        ("/run/netns", Kind::Namespace),
-        ("/sys/class/net", Kind::Link),
-        ("/sys/fs/bpf", Kind::Files),
-        ("/run", Kind::Files),
-        ("/tmp", Kind::Files),
-    ] {
-        for path in entries(Path::new(dir)).iter().filter(|path| is_leftover(path)) {
-            // The other end of a veth pair is gone with the first.
-            if path.symlink_metadata().is_err() {
-                continue;
-            }
-            remove_leftover(path, kind).with_context(|| format!("removing the leftover {}", path.display()))?;
-            removed += 1;
-        }
+    for path in entries(&env::temp_dir()).iter().filter(|path| is_leftover(path)) {
+        removed += remove(path)?;
     }
     eprintln!("{removed} removed");
-    Ok(())
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Namespace,
-    Link,
-    Files,
-}
-
-fn remove_leftover(path: &Path, kind: Kind) -> Result<()> {
-    let name = path.file_name().unwrap_or_default();
-    let args = match kind {
-        Kind::Namespace => ["netns", "delete"],
-        Kind::Link => ["link", "delete"],
-        Kind::Files => return remove(path).map(drop),
-    };
-    eprintln!("removing {}", path.display());
-    let status = Command::new("ip")
-        .args(args)
-        .arg(name)
-        .status()
-        .context("`ip` cannot be started")?;
-    if !status.success() {
-        bail!("`ip {}` failed", args.join(" "));
-    }
     Ok(())
 }
 
@@ -112,7 +72,8 @@ fn is_leftover(path: &Path) -> bool {
 
 /// The process that made a thing of that name.
 fn maker(name: &str) -> Option<u32> {
-    let (pid, role) = name.strip_prefix("elb-")?.split_once('-')?;
+    let rest = name.strip_prefix("edgelb-").or_else(|| name.strip_prefix("elb-"))?;
+    let (pid, role) = rest.split_once('-')?;
     if role.is_empty() || !pid.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
@@ -126,7 +87,8 @@ mod tests {
     #[test]
     fn only_names_of_ours_have_a_maker() {
         for (name, pid) in [
-            ("elb-123-edge", Some(123)),
+            ("elb-123-record", Some(123)),
+            ("edgelb-5730-BcdCL8", Some(5730)),
             ("elb-1-web-2", Some(1)),
             ("elb-123", None),
             ("elb-123-", None),
@@ -142,10 +104,10 @@ mod tests {
     #[test]
     fn a_living_process_leaves_nothing() {
         assert!(!is_leftover(Path::new(&format!(
-            "/run/netns/elb-{}-edge",
+            "/tmp/edgelb-{}-aB3",
             std::process::id()
         ))));
         // Larger than the kernel's largest process number.
-        assert!(is_leftover(Path::new("/run/netns/elb-4194305-edge")));
+        assert!(is_leftover(Path::new("/tmp/edgelb-4194305-aB3")));
     }
 }

@@ -60,7 +60,7 @@ enum Task {
     Lint,
     /// Removes what builds made, and what interrupted demos and tests left in the system.
     ///
-    /// Leftovers are the namespaces, interfaces and pins called elb-PID-ROLE whose process is gone.
+    /// Leftovers are folders for temporary files whose process is gone: hosts go with their process.
     Clean {
         /// Removes the tools that `setup` built, its record and the kernels that were fetched too.
         #[arg(long)]

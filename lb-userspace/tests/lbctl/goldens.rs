@@ -17,7 +17,7 @@ fn compare(name: &str, actual: &str) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/lbctl/golden")
         .join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if update() {
         std::fs::write(&path, actual).expect("the golden files can be written");
         return;
     }
@@ -59,7 +59,7 @@ fn json<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &st
     let text = serde_json::to_string_pretty(answer).expect("plain data") + "\n";
     compare(&format!("{name}.json"), &text);
     assert_eq!(&serde_json::from_str::<T>(&text).expect("what we wrote"), answer);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if update() {
         return;
     }
     let page = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/api.md");
@@ -239,4 +239,9 @@ fn the_fixed_fields_are_there() {
         "verdict": "pass", "reason": "not_a_vip", "service": null, "backend": null, "len_in": 60, "len_out": 60
     });
     assert_eq!(packet, expected);
+}
+
+/// Whether the files are to be written anew; an empty variable is none.
+fn update() -> bool {
+    std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| !value.is_empty())
 }

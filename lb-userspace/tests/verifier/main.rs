@@ -28,7 +28,7 @@ fn the_verifier_processes_as_many_instructions_as_budgeted() {
     let kernel = release.split('.').take(2).collect::<Vec<_>>().join(".");
     let text = fs::read_to_string(&path).expect("the budget is there");
     let mut budget: Budget = toml::from_str(&text).expect("the budget is TOML");
-    if std::env::var_os("UPDATE_BUDGET").is_some() {
+    if std::env::var_os("UPDATE_BUDGET").is_some_and(|value| !value.is_empty()) {
         budget.rustc = object::COMPILER.to_owned();
         budget.kernels.insert(kernel, counts);
         fs::write(&path, toml::to_string(&budget).expect("plain data")).expect("the budget can be written");
