@@ -22,4 +22,5 @@ pub mod plan;
 pub mod policy;
 pub mod ring;
 pub mod simulate;
+pub mod trust;
 pub mod wish;

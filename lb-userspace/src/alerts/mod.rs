@@ -14,6 +14,8 @@ mod exec;
 mod smtp;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;
 mod webhook;
 
 use std::io;
@@ -261,7 +263,7 @@ async fn deliver(alert: &Alert, event: &Event, shared: &Shared) {
 
 async fn attempt(alert: &Alert, event: &Event) -> Result<(), Failure> {
     match &alert.way {
-        AlertWay::Webhook { url } => webhook::post(url, event).await,
+        AlertWay::Webhook { url, ca_file } => webhook::post(url, ca_file.as_deref(), event).await,
         AlertWay::Smtp {
             server,
             port,
@@ -269,6 +271,7 @@ async fn attempt(alert: &Alert, event: &Event) -> Result<(), Failure> {
             from,
             to,
             login,
+            ca_file,
         } => {
             let mail = smtp::Mail {
                 server,
@@ -277,6 +280,7 @@ async fn attempt(alert: &Alert, event: &Event) -> Result<(), Failure> {
                 from,
                 to,
                 login: login.as_ref(),
+                ca_file: ca_file.as_deref(),
                 timeout: alert.timeout,
             };
             mail.send(event).await

@@ -1,12 +1,12 @@
 //! An alert as a mail.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
 use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Tls, TlsParameters};
+use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 
 use super::Failure;
@@ -21,6 +21,7 @@ pub(super) struct Mail<'a> {
     pub(super) from: &'a str,
     pub(super) to: &'a [String],
     pub(super) login: Option<&'a (String, PathBuf)>,
+    pub(super) ca_file: Option<&'a Path>,
     pub(super) timeout: Duration,
 }
 
@@ -38,14 +39,10 @@ impl Mail<'_> {
     }
 
     fn transport(&self) -> Result<AsyncSmtpTransport<Tokio1Executor>, Failure> {
-        let parameters = || {
-            TlsParameters::new(self.server.to_owned())
-                .map_err(|error| Failure::Never(format!("{}: {error}", self.server)))
-        };
         let tls = match self.tls {
             SmtpTls::None => Tls::None,
-            SmtpTls::StartTls => Tls::Required(parameters()?),
-            SmtpTls::Wrapped => Tls::Wrapper(parameters()?),
+            SmtpTls::StartTls => Tls::Required(self.parameters()?),
+            SmtpTls::Wrapped => Tls::Wrapper(self.parameters()?),
         };
         let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(self.server)
             .port(self.port)
@@ -59,6 +56,24 @@ impl Mail<'_> {
             builder = builder.credentials(Credentials::new(user.clone(), password));
         }
         Ok(builder.build())
+    }
+
+    fn parameters(&self) -> Result<TlsParameters, Failure> {
+        let mut builder = TlsParameters::builder(self.server.to_owned());
+        if let Some(file) = self.ca_file {
+            let unusable = |why: &dyn std::fmt::Display| {
+                Failure::Later(format!("ca_file {} cannot be used: {why}", file.display()))
+            };
+            // Read for each mail: one that was changed counts at once.
+            let pem = std::fs::read(file).map_err(|error| unusable(&error))?;
+            let certificates = Certificate::from_pem(&pem).map_err(|error| unusable(&error))?;
+            builder = builder
+                .certificate_store(CertificateStore::None)
+                .add_root_certificate(certificates);
+        }
+        builder
+            .build()
+            .map_err(|error| Failure::Later(format!("{}: {error}", self.server)))
     }
 
     fn message(&self, event: &Event) -> Result<Message, Failure> {

@@ -11,7 +11,7 @@ use crate::model::SmtpTls;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn event(id: u64) -> Event {
+pub(super) fn event(id: u64) -> Event {
     Event {
         id,
         at_unix_ms: 1_772_366_400_000,
@@ -31,6 +31,7 @@ fn webhook(address: SocketAddr) -> Alert {
         name: "hook".into(),
         way: AlertWay::Webhook {
             url: format!("http://{address}/in?token=1"),
+            ca_file: None,
         },
         least: Severity::Warning,
         kinds: Vec::new(),
@@ -249,6 +250,7 @@ fn a_mail_says_what_has_happened() {
             from: "Edge <edge@example.com>".into(),
             to: vec!["ops@example.com".into(), "boss@example.com".into()],
             login: None,
+            ca_file: None,
         },
         ..webhook(([127, 0, 0, 1], 1).into())
     });

@@ -1,5 +1,6 @@
 //! An alert as a POST: JSON over HTTP or HTTPS, a connection for each.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use http::Uri;
@@ -16,9 +17,10 @@ use tokio_rustls::TlsConnector;
 
 use super::Failure;
 use crate::api::events::Event;
+use crate::trust;
 
 /// Sends one event; done when the receiver says 2xx.
-pub(super) async fn post(url: &str, event: &Event) -> Result<(), Failure> {
+pub(super) async fn post(url: &str, ca_file: Option<&Path>, event: &Event) -> Result<(), Failure> {
     // The configuration was checked: these do not fail.
     let uri: Uri = url.parse().map_err(|error| Failure::Never(format!("{url}: {error}")))?;
     let host = uri.host().ok_or_else(|| Failure::Never(format!("{url}: no host")))?;
@@ -31,7 +33,7 @@ pub(super) async fn post(url: &str, event: &Event) -> Result<(), Failure> {
         return exchange(stream, &uri, event).await;
     }
     let server = ServerName::try_from(name.to_owned()).map_err(|error| Failure::Never(format!("{name}: {error}")))?;
-    let tls = TlsConnector::from(tls()?).connect(server, stream).await;
+    let tls = TlsConnector::from(tls(ca_file)?).connect(server, stream).await;
     exchange(
         tls.map_err(|error| Failure::Later(format!("{host}: {error}")))?,
         &uri,
@@ -77,20 +79,19 @@ impl Drop for Abort {
     }
 }
 
-/// The system's authorities, read once.
-fn tls() -> Result<Arc<ClientConfig>, Failure> {
-    static TLS: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
-    let made = TLS.get_or_init(|| {
-        let mut roots = RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        let (added, _) = roots.add_parsable_certificates(found.certs);
-        if added == 0 {
-            return Err("this host has no certificate authorities: install ca-certificates".to_owned());
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let config = config.map_err(|error| error.to_string())?;
-        Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
-    });
-    made.clone().map_err(Failure::Later)
+/// The system's authorities are read once, a file of others for each attempt: it may have been changed.
+fn tls(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, Failure> {
+    static SYSTEM: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
+    let made = match ca_file {
+        None => SYSTEM.get_or_init(|| make(trust::roots(None)?)).clone(),
+        file => trust::roots(file).and_then(make),
+    };
+    made.map_err(Failure::Later)
+}
+
+fn make(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| error.to_string())?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }

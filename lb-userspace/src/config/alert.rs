@@ -8,6 +8,7 @@ use http::Uri;
 use lettre::message::Mailbox;
 use toml::de::{DeTable, DeValue};
 
+use super::check::absolute;
 use super::findings::{Findings, Label, Place, Span};
 use super::problem::Problem;
 use super::scalar::{ALL_BUILT, Value, is_name};
@@ -37,6 +38,8 @@ const KEYS: &[(&str, Kind)] = &[
     ("password_file", Kind::Smtp),
     ("command", Kind::Exec),
 ];
+/// Where `ca_file` has a meaning.
+const ENCRYPTED: &str = "an https:// url, or tls = \"starttls\" or \"tls\"";
 
 /// Reads all receivers; nothing if one of them is wrong.
 pub(super) fn read(tables: &[At<&DeTable<'_>>], found: &mut Findings<'_>) -> Option<Vec<Alert>> {
@@ -92,13 +95,10 @@ fn one<'r>(
             found.error(place, Span::from(typed.span()), Problem::OnlyWith { key, with });
         }
     }
+    let ca_file = reader.key("ca_file", found, absolute);
     let way = match kind {
-        Kind::Webhook => AlertWay::Webhook {
-            url: reader
-                .required("url", "where the events are sent", found, url)
-                .into_value()?,
-        },
-        Kind::Smtp => smtp(&reader, found)?,
+        Kind::Webhook => webhook(&reader, &ca_file, found)?,
+        Kind::Smtp => smtp(&reader, &ca_file, found)?,
         Kind::Exec => AlertWay::Exec {
             command: reader
                 .required(
@@ -110,6 +110,18 @@ fn one<'r>(
                 .into_value()?,
         },
     };
+    let encrypted = match &way {
+        AlertWay::Webhook { url, .. } => url.starts_with("https:"),
+        AlertWay::Smtp { tls, .. } => *tls != SmtpTls::None,
+        AlertWay::Exec { .. } => false,
+    };
+    if let Key::Typed(file) = &ca_file
+        && !encrypted
+    {
+        let key = "ca_file";
+        found.error(place, file.span, Problem::OnlyWith { key, with: ENCRYPTED });
+        return None;
+    }
     Some(Alert {
         name: name.typed()?.value.to_owned(),
         way,
@@ -123,7 +135,15 @@ fn one<'r>(
     })
 }
 
-fn smtp(reader: &Reader<'_>, found: &mut Findings<'_>) -> Option<AlertWay> {
+fn webhook(reader: &Reader<'_>, ca_file: &Key<&str>, found: &mut Findings<'_>) -> Option<AlertWay> {
+    let url = reader.required("url", "where the events are sent", found, url);
+    Some(AlertWay::Webhook {
+        url: url.into_value()?,
+        ca_file: ca_file.optional()?.map(Into::into),
+    })
+}
+
+fn smtp(reader: &Reader<'_>, ca_file: &Key<&str>, found: &mut Findings<'_>) -> Option<AlertWay> {
     let words = [
         ("starttls", SmtpTls::StartTls),
         ("tls", SmtpTls::Wrapped),
@@ -178,6 +198,7 @@ fn smtp(reader: &Reader<'_>, found: &mut Findings<'_>) -> Option<AlertWay> {
         from: from.into_value()?,
         to: to.into_value()?,
         login,
+        ca_file: ca_file.optional()?.map(Into::into),
     })
 }
 

@@ -288,7 +288,7 @@ fn domain<'r>(value: &Value<'r, '_>) -> Result<&'r str, Problem> {
     }
 }
 
-fn absolute<'r>(value: &Value<'r, '_>) -> Result<&'r str, Problem> {
+pub(super) fn absolute<'r>(value: &Value<'r, '_>) -> Result<&'r str, Problem> {
     const WANT: &str = "an absolute path";
     let text = value.string(WANT)?;
     if Path::new(text).is_absolute() && text.len() <= 4_095 && !text.contains('\0') {

@@ -24,6 +24,7 @@ pub(super) const ALERT: &[&str] = &[
     "to",
     "user",
     "password_file",
+    "ca_file",
     "command",
 ];
 pub(super) const NODE: &[&str] = &[

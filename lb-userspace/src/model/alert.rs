@@ -27,6 +27,8 @@ pub enum AlertWay {
     Webhook {
         /// `http://…` or `https://…`.
         url: String,
+        /// The authorities that its server may have a certificate of, instead of this host's.
+        ca_file: Option<PathBuf>,
     },
     /// A mail.
     Smtp {
@@ -42,6 +44,8 @@ pub enum AlertWay {
         to: Vec<String>,
         /// Who logs in, and the file whose first line is the password.
         login: Option<(String, PathBuf)>,
+        /// As a webhook's.
+        ca_file: Option<PathBuf>,
     },
     /// A program, with the event as JSON on its standard input.
     Exec {

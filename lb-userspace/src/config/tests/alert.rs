@@ -19,11 +19,12 @@ fn every_key_reaches_the_model() {
                  from = \"Edge <edge@example.com>\"\nto = [\"ops@example.com\", \"b@example.com\"]\nuser = \"edge\"\n\
                  password_file = \"/etc/lbd/mail\"\nseverity = \"critical\"\nevents = [\"panic_on\", \"service_lost\"]\ntimeout = \"3s\"\n\
                  [[alert]]\nname = \"run\"\nkind = \"exec\"\ncommand = [\"/bin/true\", \"-x\"]\n";
-    let model = check_warnings(&file(&format!("{HOOK}{lines}")), &[]);
+    let model = check_warnings(&file(&format!("{HOOK}ca_file = \"/etc/ca.pem\"\n{lines}")), &[]);
     let hook = Alert {
         name: "hook".into(),
         way: AlertWay::Webhook {
             url: "https://hooks.example.com/x?y=1".into(),
+            ca_file: Some("/etc/ca.pem".into()),
         },
         least: Severity::Warning,
         kinds: Vec::new(),
@@ -38,6 +39,7 @@ fn every_key_reaches_the_model() {
             from: "Edge <edge@example.com>".into(),
             to: vec!["ops@example.com".into(), "b@example.com".into()],
             login: Some(("edge".into(), "/etc/lbd/mail".into())),
+            ca_file: None,
         },
         least: Severity::Critical,
         kinds: vec![EventKind::PanicOn, EventKind::ServiceLost],
@@ -95,6 +97,14 @@ fn what_is_wrong_is_named() {
             "9:6: alert \"m\": to [] is not a list of mail addresses, such as [\"ops@example.com\"]",
             "10:8: alert \"m\": password_file is missing: user needs it",
         ],
+    );
+    wrong(
+        &format!("{}ca_file = \"/etc/ca.pem\"", HOOK.replace("https", "http")),
+        &["8:11: alert \"hook\": ca_file is only for an https:// url, or tls = \"starttls\" or \"tls\""],
+    );
+    wrong(
+        &format!("{HOOK}ca_file = \"ca.pem\""),
+        &["8:11: alert \"hook\": ca_file \"ca.pem\" is not an absolute path"],
     );
     wrong(
         "[[alert]]\nname = \"r\"\nkind = \"exec\"\ncommand = [\"true\"]",

@@ -2,22 +2,21 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{Deadline, Fault, Job};
 use crate::model::Tls;
+use crate::trust;
 
 /// What is spoken inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,7 +94,7 @@ fn make(tls: &Tls, inside: Inside) -> Result<ClientConfig, Fault> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(own)?;
     let mut config = if tls.verify {
-        builder.with_root_certificates(roots(tls.ca_file.as_deref())?)
+        builder.with_root_certificates(trust::roots(tls.ca_file.as_deref()).map_err(|why| Fault::Own(why.into()))?)
     } else {
         let anyone = Arc::new(Anyone(provider));
         builder.dangerous().with_custom_certificate_verifier(anyone)
@@ -107,30 +106,6 @@ fn make(tls: &Tls, inside: Inside) -> Result<ClientConfig, Fault> {
         Inside::Http2 => vec![b"h2".to_vec()],
     };
     Ok(config)
-}
-
-fn roots(file: Option<&Path>) -> Result<RootCertStore, Fault> {
-    let mut roots = RootCertStore::empty();
-    let Some(file) = file else {
-        let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if added == 0 {
-            return Err(Fault::Own(
-                "this host trusts no certificates: install ca-certificates, or set ca_file".into(),
-            ));
-        }
-        return Ok(roots);
-    };
-    let unusable =
-        |why: &dyn std::fmt::Display| Fault::Own(format!("ca_file {} cannot be used: {why}", file.display()).into());
-    let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unusable(&error))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| unusable(&error))?;
-        roots.add(certificate).map_err(|error| unusable(&error))?;
-    }
-    if roots.is_empty() {
-        return Err(unusable(&"it holds no certificate"));
-    }
-    Ok(roots)
 }
 
 /// `verify = false`: any certificate will do, but the server must hold its key.
