@@ -63,6 +63,7 @@ fn by_vip(kind: &str, targets: u32, interval: Duration, seconds: u64) -> anyhow:
         let namespace = path.namespace();
         measure(kind, targets, interval, seconds, 80, |number| {
             let path = VipPath {
+                tunnel: false,
                 vip,
                 source,
                 number: number + 1,

@@ -43,6 +43,7 @@ fn with_a_clsact_qdisc_probes_go_and_come_back_too() -> Result<()> {
         path.expect_answers(&HashSet::from([eth1, 9_999]))?;
         ensure!(filters()?.contains(name::ANSWER), "{}", filters()?);
         let via = Via::Vip(VipPath {
+            tunnel: false,
             vip,
             source,
             number: 7,

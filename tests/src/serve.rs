@@ -12,6 +12,8 @@ use anyhow::{Context, Result};
 use crate::net::{Host, Process, Scratch, wait_until};
 
 /// nginx on a host: port 80 of all its addresses, `/healthz` and everything else.
+///
+/// A file `/run/broken` on its host makes all answers 500, and `/run/slow` makes them take many seconds.
 #[derive(Debug)]
 pub struct Nginx {
     process: Option<Process>,
@@ -59,6 +61,31 @@ impl Nginx {
         self.process.take().map_or(Ok(()), |mut process| process.kill())
     }
 
+    /// Whether all its answers are 500, from now on.
+    pub fn set_broken(&self, yes: bool) -> Result<()> {
+        self.flag("broken", yes)
+    }
+
+    /// Whether all its answers come a few bytes a second, from now on.
+    pub fn set_slow(&self, yes: bool) -> Result<()> {
+        self.flag("slow", yes)
+    }
+
+    fn flag(&self, name: &str, yes: bool) -> Result<()> {
+        let pid = self.pid().context("nginx does not run")?;
+        // The host's own `/run`.
+        let path = format!("/proc/{pid}/root/run/{name}");
+        let done = if yes {
+            std::fs::write(&path, "")
+        } else {
+            std::fs::remove_file(&path)
+        };
+        match done {
+            Err(error) if !yes && error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done.with_context(|| path),
+        }
+    }
+
     /// Its process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Process::pid)
@@ -85,6 +112,8 @@ http {{
         listen 80 backlog=4096;
         listen [::]:80 backlog=4096;
         default_type text/plain;
+        if (-f /run/slow) {{ set $limit_rate 8; }}
+        if (-f /run/broken) {{ return 500 \"broken\\n\"; }}
         location = /healthz {{ return 200 \"ok\\n\"; }}
         location / {{ return 200 \"{name}\\n\"; }}
     }}

@@ -46,6 +46,7 @@ use crate::api::events::{Cause, EventKind};
 use crate::api::types::ConfigSource;
 use crate::health::{Checker, HealthEvent, State as Health, Target, TargetId, Transition};
 use crate::journal::{Journal, Note};
+use crate::health::unreachable::Unreachable;
 use crate::load::agent::{Agents, Report};
 use crate::model::Service;
 use crate::netlink::{Answer, Watcher};
@@ -69,8 +70,8 @@ enum Event {
     Health(Vec<HealthEvent>),
     /// Ways to backends were found, changed or lost.
     Ways(Vec<(IpAddr, Answer)>),
-    /// A router says that packets to this address cannot be delivered.
-    Unreachable(IpAddr),
+    /// A router says that packets to this address cannot be delivered, or its host that it unwraps no tunnels.
+    Unreachable(Unreachable),
     /// The configuration file is to be read again.
     Reload,
     /// A moment has passed.
@@ -172,7 +173,7 @@ impl Daemon {
             Event::Call(call) => self.answer(*call).await,
             Event::Health(events) => events.into_iter().for_each(|event| self.note_health(event)),
             Event::Ways(ways) => self.note_ways(ways),
-            Event::Unreachable(address) => self.checker.expedite(address),
+            Event::Unreachable(Unreachable { address, refused }) => self.checker.expedite(address, refused),
             Event::Reload => self.reload_file().await,
             Event::Tick => {
                 self.rates.sample(&self.kernel);

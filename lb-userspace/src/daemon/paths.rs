@@ -166,6 +166,7 @@ impl Paths {
                 vip: service.vip,
                 source,
                 number,
+                tunnel: backend.forward != model::Forward::L2,
                 namespace: path.namespace(),
             };
             vias.insert(id, Via::Vip(path));

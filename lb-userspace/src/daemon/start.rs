@@ -421,7 +421,7 @@ fn watch_unreachable(events: &mpsc::UnboundedSender<Event>) {
     for v4 in [true, false] {
         let events = events.clone();
         tokio::spawn(async move {
-            let tell = |address| events.send(Event::Unreachable(address)).is_ok();
+            let tell = |word| events.send(Event::Unreachable(word)).is_ok();
             if let Err(error) = health::unreachable::watch(v4, tell).await {
                 let family = if v4 { "IPv4" } else { "IPv6" };
                 info!(%error, family, "ICMP errors trigger no probes; it takes CAP_NET_RAW");

@@ -80,9 +80,9 @@ impl Checker {
     }
 
     /// Probes an address at once, whatever its interval: something has shown that it may be gone. Asked for often, it happens
-    /// at most 20 times a second.
-    pub fn expedite(&self, address: IpAddr) {
-        if self.shared.roster().expedite(address, Instant::now()) {
+    /// at most 20 times a second. `refused`: its host says that it unwraps no tunnels.
+    pub fn expedite(&self, address: IpAddr, refused: bool) {
+        if self.shared.roster().expedite(address, refused, Instant::now()) {
             self.shared.changed.notify_one();
         }
     }

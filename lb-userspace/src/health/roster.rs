@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::probe::Job;
+use super::probe::{Job, NO_CONNECTION};
 use super::{HealthEvent, Judge, LastProbe, Outcome, State, Status, Target, TargetId, Via};
 use crate::model::Check;
 
@@ -17,6 +17,9 @@ use crate::model::Check;
 const START_SPACING: Duration = Duration::from_micros(200);
 /// New probes are spread over at least this long, however few they are.
 const START_WINDOW: Duration = Duration::from_millis(100);
+
+/// For so long it counts that a host has refused a tunnelled packet; it says so once a second, more or less.
+const REFUSAL: Duration = Duration::from_secs(3);
 
 /// An expedited probe starts no sooner than this after the one before.
 const LEAST_GAP: Duration = Duration::from_millis(50);
@@ -67,6 +70,8 @@ struct Probe {
     /// Time from the first probe to the second, which spreads probes that began together over their interval.
     first_gap: Option<Duration>,
     last: Option<LastProbe>,
+    /// When its host last refused a tunnelled packet.
+    refused: Option<Instant>,
 }
 
 struct Subscriber {
@@ -158,6 +163,7 @@ impl Roster {
     /// Takes in the result of a probe, for everyone who shares it. That of a removed probe is dropped.
     pub(super) fn record(&mut self, id: ProbeId, result: LastProbe) {
         let Some(probe) = self.probes.get_mut(&id) else { return };
+        let result = probe.explain(result);
         probe.running = false;
         let overdue = std::mem::take(&mut probe.overdue).then_some(result.at);
         for (target, subscriber) in &mut probe.subscribers {
@@ -178,10 +184,13 @@ impl Roster {
     }
 
     /// Makes the probes of an address due now: something else has shown that it may be gone. Not those that run, nor those that
-    /// were started within [`LEAST_GAP`]. Says whether there are any.
-    pub(super) fn expedite(&mut self, address: IpAddr, now: Instant) -> bool {
+    /// were started within [`LEAST_GAP`]. `refused`: its host says that it unwraps no tunnels. Says whether there are any.
+    pub(super) fn expedite(&mut self, address: IpAddr, refused: bool, now: Instant) -> bool {
         let mut any = false;
         for (id, probe) in &mut self.probes {
+            if probe.key.address.ip() == address && refused {
+                probe.refused = Some(now);
+            }
             let recent = |started| now.saturating_duration_since(started) < LEAST_GAP;
             if probe.key.address.ip() != address || probe.running || probe.started.is_some_and(recent) {
                 continue;
@@ -307,6 +316,7 @@ impl Probe {
             overdue: false,
             first_gap: None,
             last: None,
+            refused: None,
         }
     }
 
@@ -314,6 +324,35 @@ impl Probe {
     fn undecided(&self) -> bool {
         let open = |subscriber: &Subscriber| subscriber.judge.run() > 0 || subscriber.judge.state() == State::Starting;
         self.key.fast_interval < self.key.interval && self.subscribers.values().any(open)
+    }
+
+    /// A tunnel that leads nowhere, where its end has said so.
+    fn explain(&self, result: LastProbe) -> LastProbe {
+        let tunnel = matches!(&self.key.via, Via::Vip(path) if path.tunnel);
+        let lately = |refused| result.at.saturating_duration_since(refused) < REFUSAL;
+        if !tunnel || result.outcome != Outcome::Failed || !self.refused.is_some_and(lately) {
+            return result;
+        }
+        let Some(rest) = result.text.strip_prefix(NO_CONNECTION) else {
+            return result;
+        };
+        let within = rest.split(';').next().unwrap_or(rest);
+        let text = format!("{NO_CONNECTION}{within}; its host refuses the tunnel: decapsulator missing");
+        LastProbe {
+            text: text.into(),
+            ..result
+        }
+    }
+
+    /// Whether it is worth to look closer: by the users' path, over TCP, and somebody is down or about to be.
+    fn suspected(&self) -> bool {
+        let connects = matches!(self.key.check, Check::Tcp | Check::Http(_) | Check::Grpc(_));
+        let doubted = |subscriber: &Subscriber| match subscriber.judge.state() {
+            State::Starting => false,
+            State::Up => subscriber.judge.run() > 0,
+            State::Down => true,
+        };
+        connects && matches!(self.key.via, Via::Vip(_)) && self.subscribers.values().any(doubted)
     }
 
     fn job(&self) -> Job {
@@ -324,6 +363,7 @@ impl Probe {
             check: self.key.check.clone(),
             timeout: self.key.timeout,
             subject: self.key.subject.clone(),
+            own: self.suspected().then_some(self.key.address),
             excuse_stall: !skipped_last,
         }
     }

@@ -28,9 +28,17 @@ const ICMP_FILTER: libc::c_int = 1;
 const ICMPV6_FILTER: libc::c_int = 1;
 
 const UNREACHABLE_V4: u8 = 3;
+const PROTOCOL_UNREACHABLE: u8 = 2;
+const PORT_UNREACHABLE: u8 = 3;
 /// Not a failure: the sender is to send less at once.
 const FRAGMENTATION_NEEDED: u8 = 4;
 const UNREACHABLE_V6: u8 = 1;
+const PORT_UNREACHABLE_V6: u8 = 4;
+const PARAMETER_PROBLEM_V6: u8 = 4;
+const UNKNOWN_NEXT_HEADER: u8 = 1;
+
+/// IP in IP, by the inner packet's family.
+const TUNNELS: [u8; 2] = [4, 41];
 
 sockopt_impl!(
     /// Bits of the ICMP types that a raw socket does not get.
@@ -49,12 +57,22 @@ sockopt_impl!(
     [u32; 8]
 );
 
-/// Calls `tell` with the address of each backend that something could not be delivered to, until it says false. Ends at once if this
+/// What a message says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Unreachable {
+    /// Where the packet was going to.
+    pub address: IpAddr,
+    /// Its host got it, and knows no such tunnel. Linux says "protocol unreachable", or "port unreachable" if it has other tunnels; in IPv6
+    /// "unknown next header".
+    pub refused: bool,
+}
+
+/// Calls `tell` for each backend that something could not be delivered to, until it says false. Ends at once if this
 /// host gives no such socket.
 ///
 /// # Errors
 /// Why it has ended.
-pub async fn watch(v4: bool, mut tell: impl FnMut(IpAddr) -> bool) -> io::Result<()> {
+pub async fn watch(v4: bool, mut tell: impl FnMut(Unreachable) -> bool) -> io::Result<()> {
     // To tokio it is a socket of datagrams: that it was made for another protocol only the kernel knows.
     let socket = UdpSocket::from_std(open(v4)?.into())?;
     let mut message = [0; 576];
@@ -67,10 +85,10 @@ pub async fn watch(v4: bool, mut tell: impl FnMut(IpAddr) -> bool) -> io::Result
                 () = &mut pause, if !told.is_empty() => break,
                 length = socket.recv(&mut message) => length?,
             };
-            let Some(address) = quoted(v4, &message[..length]) else {
+            let Some(word) = quoted(v4, &message[..length]) else {
                 continue;
             };
-            if told.len() < MOST_AT_ONCE && told.insert(address) && !tell(address) {
+            if told.len() < MOST_AT_ONCE && told.insert(word) && !tell(word) {
                 return Ok(());
             }
         }
@@ -89,52 +107,92 @@ fn open(v4: bool) -> io::Result<Socket> {
         setsockopt(&socket, FilterV4, &!(1 << UNREACHABLE_V4))?;
     } else {
         let mut blocked = [u32::MAX; 8];
-        blocked[0] &= !(1 << UNREACHABLE_V6);
+        blocked[0] &= !(1 << UNREACHABLE_V6 | 1 << PARAMETER_PROBLEM_V6);
         setsockopt(&socket, FilterV6, &blocked)?;
     }
     Ok(socket)
 }
 
-/// Where the packet that a message quotes was going to. An IPv4 message comes with its own header.
-fn quoted(v4: bool, message: &[u8]) -> Option<IpAddr> {
-    if v4 {
-        let own = usize::from(message.first()? & 0x0F) * 4;
-        let error = message.get(own..)?;
-        if error.first() != Some(&UNREACHABLE_V4) || error.get(1) == Some(&FRAGMENTATION_NEEDED) {
-            return None;
-        }
+/// What a message says of the packet that it quotes. An IPv4 message comes with its own header.
+fn quoted(v4: bool, message: &[u8]) -> Option<Unreachable> {
+    let own = if v4 {
+        usize::from(message.first()? & 0x0F) * 4
+    } else {
+        0
+    };
+    let error = message.get(own..)?;
+    let (kind, code) = (*error.first()?, *error.get(1)?);
+    // Of the quoted header: the place of the protocol, and that of the destination.
+    let (protocol, address): (usize, IpAddr) = if v4 {
         let address: [u8; 4] = error.get(8 + 16..8 + 20)?.try_into().ok()?;
-        return Some(Ipv4Addr::from(address).into());
-    }
-    if message.first() != Some(&UNREACHABLE_V6) {
-        return None;
-    }
-    let address: [u8; 16] = message.get(8 + 24..8 + 40)?.try_into().ok()?;
-    Some(Ipv6Addr::from(address).into())
+        (9, Ipv4Addr::from(address).into())
+    } else {
+        let address: [u8; 16] = error.get(8 + 24..8 + 40)?.try_into().ok()?;
+        (6, Ipv6Addr::from(address).into())
+    };
+    let tunnel = TUNNELS.contains(error.get(8 + protocol)?);
+    let refused = match (v4, kind, code) {
+        (true, UNREACHABLE_V4, FRAGMENTATION_NEEDED) => return None,
+        (true, UNREACHABLE_V4, PROTOCOL_UNREACHABLE | PORT_UNREACHABLE)
+        | (false, UNREACHABLE_V6, PORT_UNREACHABLE_V6) => tunnel,
+        (true, UNREACHABLE_V4, _) | (false, UNREACHABLE_V6, _) => false,
+        // Of another header than the tunnel's it is the sender's own affair.
+        (false, PARAMETER_PROBLEM_V6, UNKNOWN_NEXT_HEADER) if tunnel => true,
+        _ => return None,
+    };
+    Some(Unreachable { address, refused })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const HOST: u8 = 1;
+
+    fn word(address: &str, refused: bool) -> Option<Unreachable> {
+        let address = address.parse().unwrap();
+        Some(Unreachable { address, refused })
+    }
+
     #[test]
     fn what_a_message_quotes() {
         let mut v4 = vec![0x46];
         v4.resize(24, 0);
-        v4.extend([UNREACHABLE_V4, 1, 0, 0, 0, 0, 0, 0]);
+        v4.extend([UNREACHABLE_V4, HOST, 0, 0, 0, 0, 0, 0]);
         v4.extend([0x45, 0, 0, 60, 0, 0, 0x40, 0, 64, 4, 0, 0, 10, 0, 0, 5, 10, 0, 0, 11]);
-        assert_eq!(quoted(true, &v4), Some(Ipv4Addr::new(10, 0, 0, 11).into()));
+        assert_eq!(quoted(true, &v4), word("10.0.0.11", false));
         for length in 0..v4.len() {
             assert_eq!(quoted(true, &v4[..length]), None, "{length} bytes");
         }
+        for (code, refused) in [(PROTOCOL_UNREACHABLE, true), (PORT_UNREACHABLE, true), (13, false)] {
+            v4[25] = code;
+            assert_eq!(quoted(true, &v4), word("10.0.0.11", refused), "code {code}");
+        }
         v4[25] = FRAGMENTATION_NEEDED;
         assert_eq!(quoted(true, &v4), None);
+        v4[25] = PORT_UNREACHABLE;
+        // A UDP packet to a port where nobody listens has nothing to do with tunnels.
+        v4[24 + 8 + 9] = 17;
+        assert_eq!(quoted(true, &v4), word("10.0.0.11", false));
+        v4[24] = 11;
+        assert_eq!(quoted(true, &v4), None);
+
         let mut v6 = vec![UNREACHABLE_V6, 0, 0, 0, 0, 0, 0, 0];
         v6.extend([0; 39]);
         assert_eq!(quoted(false, &v6), None);
         v6.push(7);
-        assert_eq!(quoted(false, &v6), Some("::7".parse().unwrap()));
-        v6[0] = 3;
-        assert_eq!(quoted(false, &v6), None);
+        assert_eq!(quoted(false, &v6), word("::7", false));
+        for (kind, code, protocol, expected) in [
+            (UNREACHABLE_V6, PORT_UNREACHABLE_V6, 41, word("::7", true)),
+            (UNREACHABLE_V6, PORT_UNREACHABLE_V6, 6, word("::7", false)),
+            (PARAMETER_PROBLEM_V6, UNKNOWN_NEXT_HEADER, 4, word("::7", true)),
+            (PARAMETER_PROBLEM_V6, UNKNOWN_NEXT_HEADER, 41, word("::7", true)),
+            (PARAMETER_PROBLEM_V6, UNKNOWN_NEXT_HEADER, 6, None),
+            (PARAMETER_PROBLEM_V6, 0, 41, None),
+            (3, 0, 41, None),
+        ] {
+            (v6[0], v6[1], v6[8 + 6]) = (kind, code, protocol);
+            assert_eq!(quoted(false, &v6), expected, "type {kind} code {code} of {protocol}");
+        }
     }
 }

@@ -25,6 +25,8 @@ pub struct VipPath {
     pub source: IpAddr,
     /// The target's number, by which the probe programs know the backend's header bytes: the socket's mark.
     pub number: u32,
+    /// Whether it goes through a tunnel.
+    pub tunnel: bool,
     /// Where its sockets are made.
     pub namespace: Namespace,
 }

@@ -28,6 +28,7 @@ async fn ask(to: SocketAddr, check: Check, timeout: Duration) -> (Outcome, Strin
         check,
         timeout,
         subject: Some(TargetId::new("web", "web-1")),
+        own: None,
         excuse_stall: false,
     };
     let result = run(job).await;

@@ -3,6 +3,7 @@
 //! A kind of probe is a file here with one function: it gets the [`Job`] and the [`Deadline`] and returns how it knows that the
 //! backend serves, or a [`Fault`]. Sockets are made in [`connect`] alone, so that how a probe travels is settled in one place.
 
+mod compare;
 mod connect;
 pub(crate) mod dns;
 mod exec;
@@ -18,6 +19,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+pub(super) use compare::NO_CONNECTION;
 
 use super::{LastProbe, Outcome, TargetId, Via};
 use crate::model::Check;
@@ -38,6 +41,8 @@ pub(super) struct Job {
     pub(super) timeout: Duration,
     /// Whom it is about, if the check wants to know.
     pub(super) subject: Option<TargetId>,
+    /// The backend's own address, if a failure by the users' path is to be compared with it.
+    pub(super) own: Option<SocketAddr>,
     /// Whether a stalled host excuses a failure. Not twice in a row: a host that is always late must not keep the dead in.
     pub(super) excuse_stall: bool,
 }
@@ -50,14 +55,9 @@ pub(super) async fn run(job: Job) -> LastProbe {
         timeout: job.timeout,
         excuse_stall: job.excuse_stall,
     };
-    let result = match &job.check {
-        Check::Tcp => tcp::probe(&job, deadline).await,
-        Check::Http(http) => http::probe(&job, http, deadline).await,
-        Check::Grpc(grpc) => grpc::probe(&job, grpc, deadline).await,
-        Check::Dns(dns) => dns::probe(&job, dns, deadline).await,
-        Check::Udp(udp) => udp::probe(&job, udp, deadline).await,
-        Check::Icmp => icmp::probe(&job, deadline).await,
-        Check::Exec(exec) => exec::probe(&job, exec, deadline).await,
+    let result = match job.own {
+        Some(own) => compare::probe(&job, own, deadline).await,
+        None => ask(&job, deadline).await,
     };
     let end = Instant::now();
     let (outcome, text, answered) = match result {
@@ -70,6 +70,18 @@ pub(super) async fn run(job: Job) -> LastProbe {
         text: Arc::from(text),
         took: answered.duration_since(start),
         at: end,
+    }
+}
+
+async fn ask(job: &Job, deadline: Deadline) -> Result<Answer, Fault> {
+    match &job.check {
+        Check::Tcp => tcp::probe(job, deadline).await,
+        Check::Http(http) => http::probe(job, http, deadline).await,
+        Check::Grpc(grpc) => grpc::probe(job, grpc, deadline).await,
+        Check::Dns(dns) => dns::probe(job, dns, deadline).await,
+        Check::Udp(udp) => udp::probe(job, udp, deadline).await,
+        Check::Icmp => icmp::probe(job, deadline).await,
+        Check::Exec(exec) => exec::probe(job, exec, deadline).await,
     }
 }
 

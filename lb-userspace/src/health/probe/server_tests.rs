@@ -24,6 +24,7 @@ async fn ask(address: SocketAddr, check: Check, timeout: Duration) -> (Outcome, 
         check,
         timeout,
         subject: None,
+        own: None,
         excuse_stall: false,
     });
     let result = result.await;
@@ -180,6 +181,23 @@ async fn silent_host() {
         let expected = (Outcome::Failed, "no connection within 60ms".to_owned());
         assert_eq!(ask(address, check, SHORT).await, expected);
     }
+    let (answers, closed) = (listen().await, listen().await.1);
+    for (own, words) in [
+        (answers.1, "its own address answers: VIP missing, or filtered"),
+        (closed, "its own address: connection refused"),
+        (address, "its own address is silent, too"),
+    ] {
+        let result = run(Job {
+            to: address,
+            via: Via::Direct,
+            check: Check::Tcp,
+            timeout: SHORT,
+            subject: None,
+            own: Some(own),
+            excuse_stall: false,
+        });
+        assert_eq!(&*result.await.text, format!("no connection within 60ms; {words}"));
+    }
 }
 
 #[tokio::test]
@@ -231,6 +249,7 @@ async fn endless_body() {
         check: http(),
         timeout,
         subject: None,
+        own: None,
         excuse_stall: false,
     });
     let result = result.await;

@@ -452,15 +452,18 @@ fn what_is_expedited_starts_now_but_not_too_often() {
     let address = target("a", 1, health(2, 3)).address;
     let now = roster.next_due().expect("probes") - Duration::from_micros(1);
     let due = roster.next_due();
-    if roster.expedite(address, now) {
+    if roster.expedite(address, false, now) {
         let (id, job) = roster.take_due(now).expect("due at once");
         assert_eq!(job.to.ip(), address);
-        assert!(!roster.expedite(address, now), "it runs");
+        assert!(!roster.expedite(address, false, now), "it runs");
         roster.record(id, result(Outcome::Passed, now));
-        assert!(!roster.expedite(address, now), "it has just run");
+        assert!(!roster.expedite(address, false, now), "it has just run");
         assert!(roster.take_due(now).is_none(), "and only once");
     } else {
         panic!("nothing was expedited, next due {due:?}");
     }
-    assert!(!roster.expedite([192, 0, 2, 99].into(), now + INTERVAL), "nobody's");
+    assert!(
+        !roster.expedite([192, 0, 2, 99].into(), false, now + INTERVAL),
+        "nobody's"
+    );
 }
