@@ -1,4 +1,4 @@
-//! All checks fail at once; nothing is up; a word is waited for; somebody flaps; a receiver of alerts hangs.
+//! All checks fail at once; nothing is up; a word is waited for; somebody flaps.
 
 use std::net::SocketAddr;
 use std::thread::sleep;
@@ -153,75 +153,4 @@ fn who_flaps_every_second_is_held_out_and_moves_nobody_else() -> Result<()> {
     edge.lbctl(&["failback", "web", "web-2"])?;
     ensure!(edge.api()?.owners("web", clients)? == before);
     Ok(())
-}
-
-#[test]
-fn a_receiver_that_hangs_and_one_that_is_away_slow_no_failover() -> Result<()> {
-    let site = Site::new(3)?;
-    let hangs = site.net.edge.enter(|| TcpListener::bind("127.0.0.1:0"))??;
-    let away = site.net.edge.enter(|| TcpListener::bind("127.0.0.1:0"))??;
-    let (hanging, absent) = (hangs.local_addr()?, away.local_addr()?);
-    drop(away);
-    let alert = |name: &str, address: SocketAddr| {
-        format!(
-            "[[alert]]\nname = \"{name}\"\nkind = \"webhook\"\nurl = \"http://{address}/\"\nevents = [\"backend_down\", \"failover\"]\ntimeout = \"1s\"\n"
-        )
-    };
-    let quiet = evictions(&site, "")?;
-    let alerted = evictions(&site, &format!("{}{}", alert("hangs", hanging), alert("away", absent)))?;
-    println!(
-        "from the first failed answer to the eviction: {quiet:?} without alerts, {alerted:?} with a receiver that hangs and one that is away"
-    );
-    let worst = alerted.iter().max().context("some")?;
-    ensure!(*worst < Duration::from_millis(1500), "{alerted:?}");
-
-    let edge = site.edge(&alert("away", absent), "", &["", "", ""])?;
-    all_up(&edge, 3)?;
-    for well in [false, true, false, true] {
-        site.set(&[true, well, true]);
-        sleep(Duration::from_millis(800));
-    }
-    sleep(Duration::from_secs(2));
-    let status = edge.lbctl(&["status"])?;
-    ensure!(status.contains("away"), "{status}");
-    let back = site.net.edge.enter(|| TcpListener::bind(absent))??;
-    let mut kinds = Vec::new();
-    while kinds.len() < 4 {
-        let (mut stream, _) = back.accept()?;
-        let mut text = String::new();
-        let mut buffer = [0; 4096];
-        while !text.ends_with('}') {
-            let length = stream.read(&mut buffer)?;
-            text.push_str(&String::from_utf8_lossy(&buffer[..length]));
-        }
-        write!(stream, "HTTP/1.1 204 x\r\nconnection: close\r\n\r\n")?;
-        let (_, body) = text.split_once("\r\n\r\n").context("a body")?;
-        let event: Value = serde_json::from_str(body)?;
-        kinds.push((event["id"].as_u64(), event["kind"].as_str().unwrap_or("").to_owned()));
-    }
-    ensure!(kinds.is_sorted(), "{kinds:?}");
-    let words: Vec<&str> = kinds.iter().map(|(_, kind)| kind.as_str()).collect();
-    ensure!(
-        words == ["backend_down", "failover", "backend_down", "failover"],
-        "{kinds:?}"
-    );
-    Ok(())
-}
-
-/// How long it takes until a backend that fails its checks is out, a few times.
-fn evictions(site: &Site, alerts: &str) -> Result<Vec<Duration>> {
-    site.set(&[true; 3]);
-    let mut edge = site.edge(alerts, "", &["", "", ""])?;
-    all_up(&edge, 3)?;
-    let mut times = Vec::new();
-    for _ in 0..5 {
-        site.set(&[true, false, true]);
-        times.push(wait_for(&edge, "its eviction", |service| {
-            service["backends"][1]["slots"] == 0
-        })?);
-        site.set(&[true; 3]);
-        wait_for(&edge, "its return", |service| service["backends"][1]["slots"] != 0)?;
-    }
-    edge.stop()?;
-    Ok(times)
 }

@@ -2,16 +2,18 @@
 //!
 //! Needs root and the release builds of `lbd` and `lbctl` (`LBD_BIN`, `LBCTL_BIN`).
 
+mod alerts;
 mod drain;
 mod eviction;
 mod failing;
 mod followed;
+mod ways;
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -110,6 +112,8 @@ fn target() -> SocketAddr {
 /// An HTTP server for checks alone: 200 or 500.
 struct Health {
     well: Arc<AtomicBool>,
+    /// Before each answer, in milliseconds.
+    pause: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
 
@@ -118,7 +122,8 @@ impl Health {
         let listener = host.enter(|| TcpListener::bind(("0.0.0.0", CHECK_PORT)))??;
         listener.set_nonblocking(true)?;
         let (well, stop) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
-        let (answer, until) = (Arc::clone(&well), Arc::clone(&stop));
+        let pause = Arc::new(AtomicU64::new(0));
+        let (answer, before, until) = (Arc::clone(&well), Arc::clone(&pause), Arc::clone(&stop));
         std::thread::spawn(move || {
             while !until.load(Ordering::Relaxed) {
                 let Ok((mut stream, _)) = listener.accept() else {
@@ -135,13 +140,18 @@ impl Health {
                 _ = stream.set_nonblocking(false);
                 _ = stream.set_read_timeout(Some(Duration::from_millis(200)));
                 _ = stream.read(&mut request);
+                std::thread::sleep(Duration::from_millis(before.load(Ordering::Relaxed)));
                 _ = write!(
                     stream,
                     "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
                 );
             }
         });
-        Ok(Self { well, stop })
+        Ok(Self { well, pause, stop })
+    }
+
+    fn slow(&self, pause: Duration) {
+        self.pause.store(pause.as_millis() as u64, Ordering::Relaxed);
     }
 
     fn set(&self, well: bool) {
@@ -157,9 +167,13 @@ impl Drop for Health {
 
 /// Waits for a field of `service show`; returns how long that took.
 fn wait_for(edge: &Edge, what: &str, holds: impl Fn(&Value) -> bool) -> Result<Duration> {
+    wait_within(edge, what, PATIENCE, holds)
+}
+
+fn wait_within(edge: &Edge, what: &str, patience: Duration, holds: impl Fn(&Value) -> bool) -> Result<Duration> {
     let begun = Instant::now();
     let mut seen = Value::Null;
-    let waited = wait_until(what, PATIENCE, || {
+    let waited = wait_until(what, patience, || {
         seen = edge.api()?.get("/v1/services/web")?;
         Ok(holds(&seen))
     });
