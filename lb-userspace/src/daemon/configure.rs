@@ -113,6 +113,7 @@ impl Daemon {
         let new: Vec<String> = new.map(|service| service.name.clone()).collect();
         new.into_iter().for_each(|name| self.hold(name));
         self.world = world;
+        self.positions.stale = true;
         if let Some(alerts) = &mut self.alerts {
             alerts.set(&self.world.model.alerts);
         }

@@ -13,6 +13,7 @@
 //! | `tell` | what has happened, as events |
 //! | `unusual` | what a service's policy does that people should know |
 //! | `loads` | weights that follow load |
+//! | [`positions`] | where backends stand on their way, for the next daemon |
 //! | `drain` | drains that have ended |
 //! | `rates` | packets per second |
 //! | `sweep` | slots that changed owner, on their way back to rest |
@@ -24,6 +25,7 @@ pub mod kernel;
 mod loads;
 mod operator;
 mod paths;
+pub mod positions;
 mod rates;
 mod start;
 pub mod state;
@@ -44,21 +46,23 @@ use crate::alerts::Alerts;
 use crate::api::call::Call;
 use crate::api::events::{Cause, EventKind};
 use crate::api::types::ConfigSource;
+use crate::health::unreachable::Unreachable;
 use crate::health::{Checker, HealthEvent, State as Health, Target, TargetId, Transition};
 use crate::journal::{Journal, Note};
-use crate::health::unreachable::Unreachable;
 use crate::load::agent::{Agents, Report};
 use crate::model::Service;
 use crate::netlink::{Answer, Watcher};
 use crate::plan::Scope;
+use crate::policy::Now;
 use drain::Drain;
 use kernel::Kernel;
 use loads::Latencies;
 use paths::Paths;
+use positions::Positions;
 use rates::Rates;
 use state::{State, Store};
 use sweep::Transitions;
-use world::{Now, World};
+use world::World;
 
 pub use start::{DaemonError, detach, run};
 
@@ -97,6 +101,7 @@ struct Daemon {
     ways: mpsc::Sender<Vec<(IpAddr, Answer)>>,
     store: Store,
     state: State,
+    positions: Positions,
     source: ConfigSource,
     /// The file named on the command line.
     file: PathBuf,
@@ -184,6 +189,7 @@ impl Daemon {
                 self.tend_overrides();
                 self.tend_drains();
                 self.tend_latencies();
+                self.tend_positions();
             }
             Event::Load(id, report) => self.note_report(id, report),
             Event::Due => {
@@ -197,6 +203,8 @@ impl Daemon {
     }
 
     fn farewell(&mut self, reason: &str) {
+        self.positions.stale = true;
+        self.tend_positions();
         self.tell(Note::new(EventKind::DaemonStopped, Cause::Daemon).because(reason));
         info!(
             reason,
@@ -254,6 +262,7 @@ impl Daemon {
         if ready.is_empty() {
             return;
         }
+        self.positions.stale = true;
         let now = now();
         for name in &ready {
             let changes = self.world.decide(name, now);

@@ -16,6 +16,7 @@ use super::configure::unix_ms;
 use super::kernel::{ControlError, Kernel, serving};
 use super::loads::Latencies;
 use super::paths::Paths;
+use super::positions::{self, Positions};
 use super::rates::Rates;
 use super::state::{State, StateError, Store};
 use super::sweep::Transitions;
@@ -37,6 +38,8 @@ use crate::netlink::{Answer, NetlinkError, Watcher};
 use crate::object;
 use crate::path::{self, PathError};
 use crate::plan::Scope;
+use crate::plan::layout::Layout;
+use crate::policy::Now;
 
 /// Why the daemon does not run.
 #[derive(Debug, Error)]
@@ -65,6 +68,9 @@ pub enum DaemonError {
     /// The file of events.
     #[error("cannot remove the file of events: {0}")]
     Events(io::Error),
+    /// The file of positions.
+    #[error("cannot remove the file of positions: {0}")]
+    Positions(io::Error),
     /// What probes left behind.
     #[error(transparent)]
     Probes(#[from] PathError),
@@ -143,7 +149,8 @@ async fn run_here(
 
     let fresh = links::pinned(&instance.pins).map_err(ControlError::from)?.is_empty();
     let (ways_sender, ways) = mpsc::channel(64);
-    let prepared = prepare(instance.clone(), model, &state, ways_sender.clone()).await;
+    let positions = Positions::load(&instance.state);
+    let prepared = prepare(instance.clone(), model, &state, &positions, ways_sender.clone()).await;
     let Prepared {
         world,
         kernel,
@@ -198,6 +205,7 @@ async fn run_here(
         ways: ways_sender,
         store,
         state,
+        positions,
         source,
         file: file.to_owned(),
         file_hash,
@@ -271,6 +279,7 @@ async fn prepare(
     instance: Instance,
     model: Model,
     state: &State,
+    positions: &Positions,
     ways: mpsc::Sender<Vec<(IpAddr, Answer)>>,
 ) -> Result<Prepared, DaemonError> {
     let mut interfaces = Vec::new();
@@ -292,6 +301,7 @@ async fn prepare(
     for TargetId { service, backend } in out {
         world.was_out(&service, &backend, now.instant);
     }
+    resume(&mut world, &kernel, positions, now);
     // What it was before is not known: the changes mean nothing.
     world.decide_all(now);
     let wanted = world.wanted_all();
@@ -339,6 +349,7 @@ pub fn detach() -> Result<usize, DaemonError> {
     let detached = super::kernel::detach(&instance)?;
     path::clear()?;
     Store::in_folder(&instance.state).remove()?;
+    positions::remove(&instance.state).map_err(DaemonError::Positions)?;
     journal::remove(&instance.state).map_err(DaemonError::Events)?;
     instance.tidy();
     Ok(detached)
@@ -374,22 +385,15 @@ fn out_before(kernel: &Kernel, world: &World) -> Vec<TargetId> {
     let mut out = Vec::new();
     let waits = |service: &&Service| service.health.is_some() && service.policy.failback != Failback::Auto;
     for service in world.model.services.iter().filter(waits) {
-        let Some(installed) = layout.services.get(&service.key()) else {
+        let Some((installed, owners)) = owners_before(kernel, &layout, service) else {
             continue;
         };
-        // By the slots: a backend that waits for its failback serves the flows that it has, and has no slot.
-        let ring = installed.entry.ring_base()..installed.entry.ring_base() + installed.entry.ring_size;
-        let owners: BTreeSet<u16> = ring.map(|slot| kernel.balancer.tables.slot(slot).current()).collect();
-        let owners = owners
-            .iter()
-            .filter_map(|number| installed.identities.get(usize::from(*number)));
-        let owners: BTreeSet<u64> = owners.copied().collect();
         let serves = |backend: &Backend| owners.contains(&identity(&backend.name));
         // Later tiers have no slots while all is well.
         let serving = service.backends.iter().filter(|backend| serves(backend));
         let last = serving.map(|backend| backend.priority).max();
         for backend in &service.backends {
-            let there = installed.identities.contains(&identity(&backend.name));
+            let there = installed.contains(&identity(&backend.name));
             let allowed = world.overridden(&service.name, &backend.name).is_none() && backend.weight > 0;
             let expected = !backend.sorry && last.is_some_and(|last| backend.priority <= last);
             if there && allowed && expected && !serves(backend) {
@@ -398,6 +402,31 @@ fn out_before(kernel: &Kernel, world: &World) -> Vec<TargetId> {
         }
     }
     out
+}
+
+/// Who was there in the tables that were taken over, and who had slots. By the slots: a backend that waits for its failback serves the
+/// flows that it has, and has no slot.
+fn owners_before(kernel: &Kernel, layout: &Layout, service: &Service) -> Option<(BTreeSet<u64>, BTreeSet<u64>)> {
+    let installed = layout.services.get(&service.key())?;
+    let ring = installed.entry.ring_base()..installed.entry.ring_base() + installed.entry.ring_size;
+    let owners: BTreeSet<u16> = ring.map(|slot| kernel.balancer.tables.slot(slot).current()).collect();
+    let owners = owners
+        .iter()
+        .filter_map(|number| installed.identities.get(usize::from(*number)));
+    Some((
+        installed.identities.iter().copied().collect(),
+        owners.copied().collect(),
+    ))
+}
+
+/// Takes over where backends stood on their way.
+fn resume(world: &mut World, kernel: &Kernel, positions: &Positions, now: Now) {
+    let layout = kernel.layout();
+    for (name, positions) in positions.kept() {
+        let Some(service) = world.service(name) else { continue };
+        let owners = owners_before(kernel, &layout, service).map_or_else(BTreeSet::new, |(_, owners)| owners);
+        world.resume(name, positions, |backend| owners.contains(&identity(backend)), now);
+    }
 }
 
 /// Sends everything that comes out of `receiver` into the loop.

@@ -8,7 +8,6 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use lb_common::map::{Rewrite, ServiceKey};
 
@@ -24,15 +23,6 @@ pub use policy::{Agent, Decided, Load};
 
 /// Overrides by service and backend.
 pub type Overrides = BTreeMap<String, BTreeMap<String, Override>>;
-
-/// The time by both clocks: one that only goes on, and the one that people and restarts know.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// For what begins and ends while the daemon runs.
-    pub instant: Instant,
-    /// Milliseconds since 1970.
-    pub unix_ms: u64,
-}
 
 /// Everything that decides what the kernel should hold.
 #[derive(Clone)]

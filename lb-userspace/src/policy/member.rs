@@ -1,5 +1,7 @@
 //! One backend on its way down and back up.
 
+pub(super) mod position;
+
 use std::time::{Duration, Instant};
 
 use super::{Confirm, Seen, Standing, WHOLE};
@@ -92,6 +94,8 @@ impl Member {
             match seen.health {
                 Health::Starting => match self.phase {
                     Phase::Out => Phase::Out,
+                    // An earlier daemon has seen it up.
+                    Phase::Waiting(since) => Phase::Waiting(since),
                     _ => Phase::Starting,
                 },
                 Health::Down => self.going(policy, now),
@@ -215,6 +219,8 @@ impl Member {
     pub(super) fn next(&self, policy: &Policy, seen: &Seen, now: Instant) -> Option<Instant> {
         let next_step = |since: Instant, over: Duration| since + over * (step(since, over, now) + 1) / STEPS;
         let phase = match (self.phase, policy.failover, policy.failback) {
+            // Its next probe decides.
+            _ if seen.health == Health::Starting => None,
             (Phase::Rising(since), _, _) => Some(next_step(since, policy.slow_start)),
             (Phase::Falling(since), Failover::Gradual { over }, _) => Some(next_step(since, over)),
             (Phase::Waiting(since), _, Failback::Delay { after }) => Some(since + after),
@@ -282,6 +288,7 @@ impl Member {
                 _ if seen.health == Health::Starting => Standing::Starting,
                 _ => Standing::Down,
             },
+            Phase::Waiting(_) if seen.health == Health::Starting => Standing::Starting,
             Phase::Waiting(since) => Standing::Waiting {
                 until: match policy.failback {
                     Failback::Delay { after } => Some(since + after),

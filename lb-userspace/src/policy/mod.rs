@@ -17,7 +17,7 @@ mod select;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::api::events::EventKind;
@@ -27,10 +27,20 @@ use crate::model::Service;
 use member::Member;
 use select::{Candidate, Selection};
 
+pub use member::position::{Position, Way};
 pub use select::Mode;
 
 /// A whole share, in the unit of [`crate::ring::Share`].
 pub const WHOLE: u16 = u16::MAX;
+
+/// The time by both clocks: one that only goes on, and the one that people and restarts know.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For what begins and ends while the daemon runs.
+    pub instant: Instant,
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+}
 
 /// What is known of one backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +163,7 @@ impl Machine {
         let served = self.members.values().any(Member::is_in);
         for (backend, seen) in service.backends.iter().zip(seen) {
             let member = self.members.entry(backend.name.clone()).or_default();
-            let policy = if backend.sorry { &SORRY } else { &service.policy };
+            let policy = policy_of(service, backend);
             member.advance(policy, seen, served, now, |kind, from, to, why| {
                 let backend = Some(backend.name.clone());
                 changes.push(Change {
@@ -211,6 +221,32 @@ impl Machine {
     /// Notes that a backend was out when an earlier daemon stopped: it comes back as the policy says.
     pub fn was_out(&mut self, backend: &str, now: Instant) {
         self.members.insert(backend.to_owned(), Member::out(now));
+    }
+
+    /// What the next daemon cannot know otherwise, by backend.
+    pub fn positions(&self, service: &Service, now: Now) -> BTreeMap<String, Position> {
+        let position = |backend: &crate::model::Backend| {
+            let position = self
+                .members
+                .get(&backend.name)?
+                .position(policy_of(service, backend), now)?;
+            Some((backend.name.clone(), position))
+        };
+        service.backends.iter().filter_map(position).collect()
+    }
+
+    /// Takes over what an earlier daemon left of a backend, of which the tables say whether it `had` slots. Says whether it goes on its
+    /// way down: then it is to be seen as down until its checks say otherwise.
+    pub fn resume(
+        &mut self,
+        service: &Service,
+        backend: &crate::model::Backend,
+        position: Option<&Position>,
+        had: bool,
+        now: Now,
+    ) -> bool {
+        let member = self.members.entry(backend.name.clone()).or_default();
+        member.resume(position, had, policy_of(service, backend), now)
     }
 
     fn candidate(&self, backend: &crate::model::Backend, seen: &Seen, service: &Service, now: Instant) -> Candidate {
@@ -290,6 +326,10 @@ impl Machine {
             self.tiers = tiers.to_vec();
         }
     }
+}
+
+fn policy_of<'s>(service: &'s Service, backend: &crate::model::Backend) -> &'s crate::model::Policy {
+    if backend.sorry { &SORRY } else { &service.policy }
 }
 
 /// Sorry backends are there at once, whatever the policy of the others.

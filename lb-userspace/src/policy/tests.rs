@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::config;
 
+mod positions;
+
 const UP: Seen = Seen {
     health: Health::Up,
     reachable: true,

@@ -7,6 +7,7 @@ mod drain;
 mod eviction;
 mod failing;
 mod followed;
+mod restart;
 mod ways;
 
 use std::fmt::Write as _;

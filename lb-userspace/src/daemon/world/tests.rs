@@ -15,6 +15,7 @@ use crate::model::{Failover, identity};
 use crate::netlink::Unreachable;
 use crate::plan::layout::Layout;
 use crate::plan::{Scope, apply, make};
+use crate::policy::Now;
 use crate::policy::ramp::Ramp;
 use crate::policy::{Confirm, Mode};
 
