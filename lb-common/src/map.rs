@@ -153,7 +153,7 @@ pub mod flag {
 /// | --- | --- | --- |
 /// | stable | equal | `current`; the flow table is not read |
 /// | moving | different | the flow table's answer; without one a new connection goes to `current`, any other flow to `previous` |
-/// | settled | `previous` is [`NOBODY`] | the flow table's answer; without one to `current` |
+/// | settled | `previous` is [`NOBODY`] | the flow table's answer; without one to `current`; a new connection to `current`, and what was remembered of its ports is forgotten |
 ///
 /// A flow that a moving slot sends somewhere is remembered. `current` may be [`NOBODY`] in a moving slot: its last flows end
 /// where they began, and new ones are dropped.

@@ -236,6 +236,13 @@ pub fn insert_flow(hash: u64, entry: &FlowEntry) -> bool {
     FLOWS.insert(hash, entry, 0).is_ok()
 }
 
+/// Forgets a flow.
+#[inline(always)]
+pub fn forget_flow(hash: u64) {
+    // That it is gone already is as good.
+    let _ = FLOWS.remove(hash);
+}
+
 /// How many flows this CPU has remembered lately for a service.
 #[inline(always)]
 pub fn insert_window(index: u32) -> Option<*mut InsertWindow> {

@@ -32,12 +32,13 @@ pub fn decide<T: Access>(ctx: *mut xdp_md, service: &ServiceEntry, slot: u32, ha
     let syn = tcp && is_syn(&frame, offset);
     let now = clock();
     let bases = tables::bases(service);
-    let known = remembered(tables, bases, hash, now, peek);
+    let entry = tables::flow(hash);
+    let known = entry.and_then(|entry| remembered(tables, bases, entry, now, peek));
     let moving = !slot.is_stable() && !slot.is_settled();
     // A new connection with the ports of an earlier one begins afresh, where it can be remembered. Without ports in the hash, a
     // client's connections share one entry: the earlier ones still count.
     let own_entry = service.flags & flag::HASH_PORT != 0;
-    let afresh = syn && moving && own_entry && slot.current() != NOBODY;
+    let afresh = syn && own_entry && slot.current() != NOBODY;
     if let Some(known) = known
         && !afresh
     {
@@ -49,13 +50,20 @@ pub fn decide<T: Access>(ctx: *mut xdp_md, service: &ServiceEntry, slot: u32, ha
     } else {
         slot.current()
     };
-    // A settled slot makes no new memories: they would keep it from becoming stable.
-    if to == NOBODY || peek || (slot.is_settled() && !always) {
+    if to == NOBODY || peek {
+        return to.into();
+    }
+    // A settled slot makes no new memories: they would keep it from becoming stable. That of an earlier connection would lead the new
+    // one's next packets away, now or when its backend serves again.
+    if slot.is_settled() && !always {
+        if afresh && entry.is_some() {
+            tables::forget_flow(hash);
+        }
         return to.into();
     }
     if !remember(tables, service, bases, hash, to, syn, now) && afresh {
         // Its next packet will be taken for one of the flows that were there before: so must this one be.
-        return known.unwrap_or(slot.previous()).into();
+        return known.unwrap_or(if moving { slot.previous() } else { to }).into();
     }
     to.into()
 }
@@ -66,10 +74,9 @@ fn clock() -> u32 {
     time_unit(unsafe { bpf_ktime_get_coarse_ns() })
 }
 
-/// The backend that is remembered for a flow, if it still serves.
+/// The backend that an entry remembers, if it still serves.
 #[inline(always)]
-fn remembered<T: Access>(tables: T, bases: u64, hash: u64, now: u32, peek: bool) -> Option<BackendNumber> {
-    let entry = tables::flow(hash)?;
+fn remembered<T: Access>(tables: T, bases: u64, entry: *mut FlowEntry, now: u32, peek: bool) -> Option<BackendNumber> {
     // SAFETY: a live element of the map: it may be reused for another flow at any time, and then holds that one's values,
     // which the identity tells. Each field is read and written in one piece.
     unsafe {

@@ -15,7 +15,8 @@ use super::prime::{MAX_RING_SIZE, next_prime};
 use super::problem::{Caution, Problem};
 use super::service::Service;
 use super::table::{At, Key};
-use super::{DEFAULT_DRAIN_TIME, DEFAULT_FLOW_INSERTS, DEFAULT_RING_SIZE, MAX_BACKENDS, MAX_RING_SLOTS};
+use super::tracking;
+use super::{DEFAULT_DRAIN_TIME, DEFAULT_RING_SIZE, MAX_BACKENDS, MAX_RING_SLOTS};
 use crate::model::{self, Forward, HashInput, Model, Protocol, Tracking, XdpMode};
 
 const DEFAULT_WEIGHT: u32 = 100;
@@ -34,7 +35,14 @@ pub(super) fn judge(node: Option<Node<'_>>, services: Vec<Service<'_>>, found: &
         fit(&node.capacity, &services, found);
     }
     // All of them first: each reports its own errors.
-    let services: Vec<Option<model::Service>> = services.iter().map(|service| judge_service(service, found)).collect();
+    let flows = node
+        .as_ref()
+        .and_then(|node| node.capacity.flows.or(model::Capacity::default().flows));
+    let flows = flows.unwrap_or(model::Capacity::default().flows);
+    let services: Vec<Option<model::Service>> = services
+        .iter()
+        .map(|service| judge_service(service, flows, found))
+        .collect();
     let mut services: Vec<model::Service> = services.into_iter().collect::<Option<_>>()?;
     services.sort_by(|a, b| a.name.cmp(&b.name));
     Some(Model {
@@ -191,8 +199,9 @@ fn full<T>(
     );
 }
 
-fn judge_service(service: &Service<'_>, found: &mut Findings<'_>) -> Option<model::Service> {
+fn judge_service(service: &Service<'_>, flows: u32, found: &mut Findings<'_>) -> Option<model::Service> {
     let place = Place::Service(service.label);
+    let flow_inserts = tracking::flow_inserts(service, flows, found);
     judge_ring(service, found);
     judge_backends(service, found);
     let health = service
@@ -218,7 +227,7 @@ fn judge_service(service: &Service<'_>, found: &mut Findings<'_>) -> Option<mode
         hash: service.hash.or(HashInput::FiveTuple)?,
         tracking: service.tracking.or(Tracking::Adaptive)?,
         drain_time: service.drain_time.or(DEFAULT_DRAIN_TIME)?,
-        flow_inserts: service.flow_inserts.or(DEFAULT_FLOW_INSERTS)?,
+        flow_inserts: flow_inserts?,
         ring_size: service.ring_size.or(DEFAULT_RING_SIZE)?,
         health: match health {
             Some(health) => Some(health?),

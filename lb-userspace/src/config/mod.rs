@@ -27,6 +27,7 @@ mod syntax;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tracking;
 
 use std::fs::File;
 use std::io::Read;
@@ -50,8 +51,8 @@ pub use self::report::{check, finding};
 pub const DEFAULT_RING_SIZE: u32 = 65_537;
 /// How long unremembered flows stay with a slot's old owner when a service does not say.
 pub const DEFAULT_DRAIN_TIME: Duration = Duration::from_secs(300);
-/// Flows remembered in a second, of each kind, when a service does not say.
-pub const DEFAULT_FLOW_INSERTS: u32 = 5_000;
+/// Flows remembered in a second at most, of each kind, when a service does not say.
+pub const MAX_DEFAULT_FLOW_INSERTS: u32 = 5_000;
 /// Slots that all rings together can have: 4 GiB of them.
 pub const MAX_RING_SLOTS: u32 = 1 << 30;
 /// Backends of one service: their numbers have 16 bits, and one of these is "nobody".

@@ -178,4 +178,14 @@ pub(super) enum Caution {
         "gateway_mac is every next hop's: the packets of all {backends} backends with forward \"l2\" will go to it"
     )]
     GatewayForL2 { backends: usize },
+    #[error(
+        "flow_inserts {inserts} fills more than half of the flow table ([node.capacity] flows = {flows}) within drain_time \
+         ({drain_time} s): a flood could push out live flows. {room} is what fits"
+    )]
+    ManyInserts {
+        inserts: u32,
+        drain_time: u64,
+        flows: u32,
+        room: u32,
+    },
 }

@@ -210,6 +210,27 @@ fn a_settled_slot_follows_memory_and_makes_none() {
 }
 
 #[test]
+fn ports_that_come_again_begin_afresh_in_a_settled_slot_too() {
+    let bench = Bench::new(Slot::moving(NEW, OLD));
+    assert_eq!((bench.goes(&data(1)), bench.goes(&data(2))), (OLD, OLD));
+    bench.all_slots(Slot::settled(NEW));
+    assert_eq!((bench.goes(&syn(1)), bench.goes(&data(1))), (NEW, NEW));
+    // The earlier one's backend is away while the next begins, and comes back.
+    bench.serves(OLD, false);
+    assert_eq!((bench.goes(&syn(2)), bench.goes(&data(2))), (NEW, NEW));
+    bench.serves(OLD, true);
+    assert_eq!(bench.goes(&data(2)), NEW);
+    assert!(bench.remembered().is_empty());
+    // Where every flow is remembered, the new one is from then on.
+    let bench = Bench::with(Slot::settled(OLD), flag::HASH_FLOW | flag::TRACK_ALWAYS, PLENTY);
+    assert_eq!(bench.goes(&syn(1)), OLD);
+    bench.all_slots(Slot::settled(NEW));
+    assert_eq!(bench.goes(&data(1)), OLD);
+    assert_eq!((bench.goes(&syn(1)), bench.goes(&data(1))), (NEW, NEW));
+    assert_eq!(bench.remembered(), [NEW]);
+}
+
+#[test]
 fn memory_of_one_that_does_not_serve_does_not_count() {
     let bench = Bench::new(Slot::moving(NEW, OLD));
     assert_eq!(bench.goes(&data(1)), OLD);

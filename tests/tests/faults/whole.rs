@@ -70,9 +70,6 @@ fn no_backend(edge: &Edge) -> Result<u64> {
 
 const DAMPING: &str = "damping = { changes = 2, half_life = \"5s\", max_out = \"60s\" }";
 const ROUNDS: u32 = 12;
-/// A backend that is held out is up, so what is remembered of flows that it once had counts again: a new connection with the ports of such a
-/// flow reaches it if the slot is settled. Seen once in some 2,000 connections.
-const PORTS_AGAIN: usize = 2;
 
 /// One backend answers with 500 every other second. The damper holds it out for longer and longer, then lets it back.
 pub(super) fn flapping(site: &Site, edge: &Edge, parts: &Parts, wrong: &mut Vec<String>) -> Result<Vec<Row>> {
@@ -145,7 +142,6 @@ pub(super) fn flapping(site: &Site, edge: &Edge, parts: &Parts, wrong: &mut Vec<
                 moved: tally[number].moved,
                 sessions: tally[number].sessions,
                 broken: tally[number].broken,
-                excused: PORTS_AGAIN,
                 ..load
             },
             event: format!(

@@ -36,7 +36,7 @@ fn every_key_reaches_the_model() {
                 hash: HashInput::FiveTuple,
                 tracking: Tracking::Adaptive,
                 drain_time: Duration::from_secs(300),
-                flow_inserts: 5_000,
+                flow_inserts: 873,
                 ring_size: 65_537,
                 policy: Policy::default(),
                 health: None,
@@ -50,7 +50,7 @@ fn every_key_reaches_the_model() {
                 hash: HashInput::FiveTuple,
                 tracking: Tracking::Adaptive,
                 drain_time: Duration::from_secs(300),
-                flow_inserts: 5_000,
+                flow_inserts: 873,
                 ring_size: 65_537,
                 health: Some(Health {
                     check: Check::Http(Http {
@@ -247,6 +247,14 @@ fn a_vip_with_two_ports_and_an_address_in_two_services() {
 
 #[test]
 fn suspicious_files_are_accepted_with_a_warning() {
+    let many = BASE.replace("ring_size = 65537", "ring_size = 65537\nflow_inserts = 1000");
+    check_warnings(
+        &many,
+        &[
+            "23:16: warning: service \"web\": flow_inserts 1000 fills more than half of the flow table ([node.capacity] flows = 524288) \
+             within drain_time (300 s): a flood could push out live flows. 873 is what fits",
+        ],
+    );
     let small = BASE.replace("65537", "199");
     check_warnings(
         &small,

@@ -133,7 +133,8 @@ impl Fleet {
     fn remembers(&self, outcome: &Outcome) -> Option<String> {
         let hash = outcome.change.flow?;
         let changed = outcome.change.entry.map(|(_, entry)| entry);
-        let expected = changed.or_else(|| self.memory.flows.get(&hash).copied());
+        let kept = || self.memory.flows.get(&hash).copied();
+        let expected = changed.or_else(|| kept().filter(|_| outcome.change.forgotten.is_none()));
         let found = self.flows.get(&hash, 0).ok();
         (found != expected).then(|| format!("remembered is {found:?}, not {expected:?}"))
     }

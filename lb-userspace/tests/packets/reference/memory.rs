@@ -22,6 +22,9 @@ impl Memory {
     /// Makes a packet's change.
     pub(crate) fn apply(&mut self, change: &Change) {
         self.flows.extend(change.entry);
+        if let Some(hash) = change.forgotten {
+            self.flows.remove(&hash);
+        }
         self.windows.extend(change.window);
     }
 }
@@ -50,6 +53,8 @@ pub(crate) enum Way {
     StaysForNow,
     /// A settled slot's owner.
     Settled,
+    /// The same, for a new connection with the ports of one that was remembered.
+    SettledAfresh,
     /// A settled slot's owner, remembered: every flow is.
     SettledRemembered,
     /// As settled, but there was no room.
@@ -67,6 +72,8 @@ pub(crate) struct Change {
     pub(crate) flow: Option<u64>,
     /// An entry that is new, or seen again.
     pub(crate) entry: Option<(u64, FlowEntry)>,
+    /// A flow that is remembered no more.
+    pub(crate) forgotten: Option<u64>,
     /// A window that has counted.
     pub(crate) window: Option<(u32, InsertWindow)>,
 }
@@ -102,10 +109,11 @@ impl World<'_> {
                     },
                 )
             }),
+            forgotten: None,
             window: None,
         };
         // Connections that share an entry cannot begin afresh: there is no telling them apart.
-        let afresh = begins && moving && current != NOBODY && service.flags & flag::HASH_PORT != 0;
+        let afresh = begins && current != NOBODY && service.flags & flag::HASH_PORT != 0;
         if let Some(entry) = known
             && !afresh
         {
@@ -117,6 +125,11 @@ impl World<'_> {
             (false, _) if always => (current, Way::SettledRemembered, Way::SettledForNow),
             (false, _) => {
                 change.way = Way::Settled;
+                if afresh && self.memory.flows.contains_key(&hash) {
+                    change.way = Way::SettledAfresh;
+                    change.forgotten = Some(hash);
+                    change.entry = None;
+                }
                 return (current, change);
             }
         };
@@ -144,7 +157,7 @@ impl World<'_> {
                 change.way = Way::RememberedForWantOfRoom;
                 (entry.number, change)
             }
-            _ if afresh => (previous, change),
+            _ if afresh && moving => (previous, change),
             _ => (to, change),
         }
     }
@@ -154,8 +167,7 @@ impl World<'_> {
         let tcp = transport(frame).is_ok_and(|transport| transport.tcp);
         let tracked = !slot.is_stable() && (tcp || service.flags & flag::TRACK_ALWAYS != 0);
         let begins = tcp && transport(frame).is_ok_and(|transport| is_syn(frame, transport.offset));
-        let moving = !slot.is_settled() && slot.current() != NOBODY;
-        let afresh = begins && moving && service.flags & flag::HASH_PORT != 0;
+        let afresh = begins && slot.current() != NOBODY && service.flags & flag::HASH_PORT != 0;
         match self.known(service, hash) {
             Some(entry) if tracked && !afresh => entry.number,
             _ => slot.current(),
