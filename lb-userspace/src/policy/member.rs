@@ -1,5 +1,6 @@
 //! One backend on its way down and back up.
 
+mod damping;
 pub(super) mod position;
 
 use std::time::{Duration, Instant};
@@ -8,12 +9,10 @@ use super::{Confirm, Seen, Standing, WHOLE};
 use crate::api::events::EventKind;
 use crate::api::types::Admin;
 use crate::health::State as Health;
-use crate::model::{Damping, Failback, Failover, Policy};
+use crate::model::{Failback, Failover, Policy};
 
 /// Steps in which a share rises or falls.
 const STEPS: u32 = 10;
-/// What each time down adds to the penalty; out until it is down to this again.
-const PENALTY: f64 = 1000.0;
 
 /// One backend.
 #[derive(Clone, Debug)]
@@ -82,7 +81,7 @@ impl Member {
         mut tell: impl FnMut(EventKind, String, String, String),
     ) {
         let before = self.phase;
-        self.damp(policy.damping, seen.health, now, &mut tell);
+        self.damp(policy, seen.health, now, &mut tell);
         let returns = self.admin != Admin::Enabled && seen.admin == Admin::Enabled;
         (self.health, self.admin) = (seen.health, seen.admin);
         self.phase = if !seen.reachable {
@@ -137,7 +136,9 @@ impl Member {
         match self.phase {
             Phase::Starting => enter(0),
             Phase::In if returns => enter(0),
+            // One that nobody has confirmed to be out stays: so says a manual failover, damped or not.
             Phase::In | Phase::Pending => Phase::In,
+            Phase::Falling(_) if self.damped => Phase::Out,
             Phase::Falling(_) => enter(self.fraction(policy, now).unwrap_or(0)),
             Phase::Rising(since) if elapsed(since, now) >= policy.slow_start => Phase::In,
             Phase::Rising(since) => Phase::Rising(since),
@@ -153,50 +154,6 @@ impl Member {
                 Failback::Delay { .. } | Failback::Manual => Phase::Waiting(since),
             },
         }
-    }
-
-    /// Counts the times it goes down, and lets the penalty decay.
-    fn damp(
-        &mut self,
-        damping: Option<Damping>,
-        health: Health,
-        now: Instant,
-        tell: &mut impl FnMut(EventKind, String, String, String),
-    ) {
-        let Some(damping) = damping else {
-            (self.damped, self.penalty) = (false, 0.0);
-            return;
-        };
-        self.penalty = self.penalty_now(damping, now);
-        self.penalty_at = Some(now);
-        if self.health == Health::Up && health == Health::Down {
-            self.penalty = (self.penalty + PENALTY).min(ceiling(damping));
-        }
-        let limit = (f64::from(damping.changes) - 0.5) * PENALTY;
-        if !self.damped && self.penalty >= limit.min(ceiling(damping)) {
-            self.damped = true;
-            let out = damping.half_life.mul_f64((self.penalty / PENALTY).log2().max(0.0));
-            let why = format!("{} times down in a short time", damping.changes);
-            let to = format!("held out for {} s", out.as_secs_f64().round());
-            tell(EventKind::BackendDamped, String::new(), to, why);
-        } else if self.damped && self.penalty <= PENALTY {
-            self.damped = false;
-            let why = "it has not changed for long enough".to_owned();
-            tell(EventKind::BackendReleased, "held out".to_owned(), String::new(), why);
-        }
-    }
-
-    fn penalty_now(&self, damping: Damping, now: Instant) -> f64 {
-        let Some(at) = self.penalty_at else { return 0.0 };
-        let halvings = elapsed(at, now).as_secs_f64() / damping.half_life.as_secs_f64();
-        self.penalty * (-halvings).exp2()
-    }
-
-    /// When the penalty will be low enough.
-    fn release(&self, damping: Damping, now: Instant) -> Instant {
-        let halvings = (self.penalty_now(damping, now) / PENALTY).log2().max(0.0);
-        // A little later: then it surely is.
-        now + damping.half_life.mul_f64(halvings) + Duration::from_millis(1)
     }
 
     /// What it could serve with; nothing: it is out.
@@ -251,15 +208,13 @@ impl Member {
         matches!(self.phase, Phase::Falling(_) | Phase::Pending)
     }
 
-    pub(super) fn is_damped(&self) -> bool {
-        self.damped
-    }
-
     /// Takes in an operator's word; says whether it was waited for.
     pub(super) fn confirm(&mut self, what: Confirm) -> bool {
         let waited_for = match what {
             Confirm::Failover => self.is_tolerated(),
-            Confirm::Failback => matches!(self.phase, Phase::Waiting(_)) || self.damped && self.health == Health::Up,
+            Confirm::Failback => {
+                matches!(self.phase, Phase::Waiting(_)) || self.is_held_out() && self.health == Health::Up
+            }
         };
         if waited_for {
             self.confirmed = true;
@@ -315,6 +270,7 @@ impl Member {
     ) {
         let why = || match (self.confirmed, seen.reachable) {
             (true, _) => "confirmed".to_owned(),
+            (_, true) if seen.health == Health::Up => "it changed too often".to_owned(),
             (_, true) => "its checks fail".to_owned(),
             (_, false) => "there is no way to it".to_owned(),
         };
@@ -369,12 +325,6 @@ impl Phase {
             Phase::Waiting(_) => "up, waiting",
         }
     }
-}
-
-/// The penalty from which it takes `max_out` to get low enough.
-fn ceiling(damping: Damping) -> f64 {
-    let halvings = damping.max_out.as_secs_f64() / damping.half_life.as_secs_f64();
-    PENALTY * halvings.min(60.0).exp2()
 }
 
 /// Which step it is, 0 ..= `STEPS`.

@@ -256,7 +256,7 @@ impl Machine {
             counted: seen.admin == Admin::Enabled && seen.weighted,
             up: seen.health == Health::Up,
             starting: seen.health == Health::Starting,
-            damped: member.is_damped(),
+            damped: member.is_held_out(),
             fraction: member.fraction(&service.policy, now),
             steady: member.is_steady(),
         }

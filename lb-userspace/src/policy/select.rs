@@ -31,7 +31,7 @@ pub(super) struct Candidate {
     pub(super) up: bool,
     /// Its checks have said nothing yet.
     pub(super) starting: bool,
-    /// It changed too often.
+    /// It is held out, for changing too often.
     pub(super) damped: bool,
     /// What it could serve with; nothing: it is out.
     pub(super) fraction: Option<u16>,

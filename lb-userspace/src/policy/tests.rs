@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config;
 
+mod damping;
 mod positions;
 
 const UP: Seen = Seen {
@@ -198,38 +199,6 @@ fn failback_waits_for_a_time_or_a_word_unless_nothing_else_is_up() {
 }
 
 #[test]
-fn who_flaps_stays_out_for_longer_and_longer() {
-    let damping = "damping = { changes = 3, half_life = \"10s\", max_out = \"60s\" }";
-    let mut bench = Bench::running(damping, &["", ""]);
-    let mut outs = Vec::new();
-    for flap in 1..=12 {
-        bench.after(1.0).see(&[DOWN, UP]);
-        let outcome = bench.after(1.0).step(&[UP, UP]);
-        match outcome.backends[0].standing {
-            Standing::Serving => assert!(flap < 3, "{flap}"),
-            Standing::Damped { until } => {
-                assert_eq!(outcome.next, Some(until));
-                outs.push(until - bench.now);
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(outs.is_sorted() && outs[0] >= Duration::from_secs(10), "{outs:?}");
-    let most = outs[outs.len() - 1];
-    assert!(most <= Duration::from_secs(61) && most > outs[0], "{outs:?}");
-    assert_eq!(bench.see(&[UP, UP]), [0, 100]);
-    // Nothing else is up: better one that flaps than none.
-    assert_eq!(bench.step(&[UP, DOWN]).mode, Mode::LastResort);
-    bench.see(&[UP, UP]);
-    bench.now += most + Duration::from_secs(1);
-    assert_eq!(
-        bench.kinds(&[UP, UP]),
-        [EventKind::BackendReleased, EventKind::Failback]
-    );
-    assert_eq!(bench.see(&[UP, UP]), [100, 100]);
-}
-
-#[test]
 fn the_next_tier_helps_while_too_few_of_the_first_are_up() {
     let tiers = &[
         "priority = 1",
@@ -302,7 +271,7 @@ fn in_panic_all_are_used() {
     assert_eq!(bench.step(&[DOWN, DOWN]).mode, Mode::Panic);
 }
 
-const LINES: [&str; 8] = [
+const LINES: [&str; 10] = [
     "",
     "failover = \"gradual\"\nfailover_time = \"10s\"\nslow_start = \"5s\"",
     "failover = \"manual\"\nfailback = \"manual\"",
@@ -311,6 +280,8 @@ const LINES: [&str; 8] = [
     "panic_threshold = 1.0\nfailover = \"gradual\"",
     "damping = { changes = 2, half_life = \"60s\" }\nfailback = \"manual\"\nmin_healthy = 3",
     "failover = \"manual\"\nslow_start = \"30s\"\npanic_threshold = 0.3\nmin_healthy = 2",
+    "failover = \"gradual\"\nfailover_time = \"30s\"\ndamping = { half_life = \"20s\" }\nslow_start = \"5s\"",
+    "failover = \"manual\"\ndamping = { changes = 2 }\npanic_threshold = 0.6",
 ];
 const BACKENDS: [&[&str]; 3] = [
     &["", "", "sorry = true"],

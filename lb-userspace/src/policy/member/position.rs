@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Health, Member, PENALTY, Phase, earlier, elapsed};
+use super::damping::PENALTY;
+use super::{Health, Member, Phase, earlier, elapsed};
 use crate::model::{Failover, Policy};
 use crate::policy::Now;
 
