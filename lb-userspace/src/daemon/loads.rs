@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Daemon;
-use super::world::Load;
+use super::world::{Load, World};
 use crate::api::events::{Cause, EventKind};
-use crate::health::{Outcome, TargetId};
+use crate::health::{Outcome, State as Health, TargetId};
 use crate::journal::Note;
 use crate::load::agent::{Report, Target};
 use crate::load::{by_latency, mean, toward};
-use crate::model::Weights;
+use crate::model::{Service, Weights};
 use crate::policy::WHOLE;
 
 /// How often shares follow response times.
@@ -52,14 +52,7 @@ impl Daemon {
             return;
         }
         let before = self.world.loads.get(&id).copied().unwrap_or_default();
-        let target = report
-            .percent
-            .map(|percent| (u32::from(WHOLE) * u32::from(percent) / 100) as u16);
-        let after = Load {
-            factor: target.map_or(before.factor, |target| toward(before.factor, target)),
-            agent: report.word.unwrap_or(before.agent),
-        };
-        self.set_load(id, before, after);
+        self.set_load(id, before, reported(before, report));
     }
 
     /// Follows response times; called every second.
@@ -96,12 +89,9 @@ impl Daemon {
             if !due {
                 continue;
             }
-            let best = ids
-                .iter()
-                .filter_map(|id| latencies.means.get(id))
-                .map(|(mean, _)| *mean)
-                .min();
-            let Some(best) = best else { continue };
+            let Some(best) = fastest(&self.world, service, &latencies.means) else {
+                continue;
+            };
             for id in ids {
                 let Some((mine, _)) = latencies.means.get(&id) else {
                     continue;
@@ -135,5 +125,88 @@ impl Daemon {
         self.tell(note.change(words(before), words(after)));
         self.stale.insert(id.service.to_string());
         self.world.loads.insert(id, after);
+    }
+}
+
+/// What follows from an answer. A share of 0 % ends new connections at once, as in HAProxy; others are gone to step by step.
+fn reported(before: Load, report: Report) -> Load {
+    let factor = match report.percent {
+        None => before.factor,
+        Some(0) => 0,
+        Some(percent) => toward(before.factor, (u32::from(WHOLE) * u32::from(percent) / 100) as u16),
+    };
+    Load {
+        factor,
+        agent: report.word.unwrap_or(before.agent),
+    }
+}
+
+/// The fastest of those that serve: how fast one was that is down now is no measure for the others.
+fn fastest(world: &World, service: &Service, means: &HashMap<TargetId, (Duration, Instant)>) -> Option<Duration> {
+    let serves = |name: &str| {
+        let decision = world.decision(service, name);
+        world.health_of(service, name) == Health::Up && decision.is_some_and(|decision| decision.fraction > 0)
+    };
+    let serving = service.backends.iter().filter(|backend| serves(&backend.name));
+    let means = serving.filter_map(|backend| means.get(&TargetId::new(&service.name, &backend.name)));
+    means.map(|(mean, _)| *mean).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::world::{Agent, tests::world};
+    use super::*;
+
+    #[test]
+    fn nothing_of_its_weight_is_no_new_connection() {
+        let percent = |percent| Report {
+            percent: Some(percent),
+            word: None,
+        };
+        let idle = reported(Load::default(), percent(0));
+        assert_eq!(
+            idle,
+            Load {
+                factor: 0,
+                agent: Agent::Ready
+            }
+        );
+        let back = reported(idle, percent(50));
+        assert!(back.factor > 0 && back.factor <= WHOLE / 10, "{back:?}");
+        let word = Report {
+            percent: None,
+            word: Some(Agent::Drain),
+        };
+        assert_eq!(
+            reported(idle, word),
+            Load {
+                factor: 0,
+                agent: Agent::Drain
+            }
+        );
+    }
+
+    #[test]
+    fn who_is_down_or_has_no_share_is_not_the_fastest() {
+        let (mut world, now) = world("weights = \"latency\"", 3);
+        let id = |one: u8| TargetId::new("web", &format!("b{one}"));
+        let ms = Duration::from_millis;
+        let means = [(id(1), ms(1)), (id(2), ms(20)), (id(3), ms(30))];
+        let means: HashMap<_, _> = means.map(|(id, mean)| (id, (mean, now.instant))).into();
+        let service = world.service("web").expect("there").clone();
+        assert_eq!(fastest(&world, &service, &means), Some(ms(1)));
+        world.health.insert(id(1), Health::Down);
+        world.decide("web", now);
+        assert_eq!(fastest(&world, &service, &means), Some(ms(20)));
+        let idle = Load {
+            factor: 0,
+            agent: Agent::Ready,
+        };
+        world.loads.insert(id(2), idle);
+        world.decide("web", now);
+        assert_eq!(fastest(&world, &service, &means), Some(ms(30)));
+        world.health.insert(id(3), Health::Down);
+        world.decide("web", now);
+        assert_eq!(fastest(&world, &service, &means), None);
     }
 }

@@ -11,6 +11,7 @@
 //! | `operator` | drain, disable, weight |
 //! | `answers` | what the API shows |
 //! | `tell` | what has happened, as events |
+//! | `wayless` | when it is told that there is no way to a backend |
 //! | `unusual` | what a service's policy does that people should know |
 //! | `loads` | weights that follow load |
 //! | [`positions`] | where backends stand on their way, for the next daemon |
@@ -32,6 +33,7 @@ pub mod state;
 mod sweep;
 mod tell;
 mod unusual;
+mod wayless;
 pub mod world;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -62,6 +64,7 @@ use positions::Positions;
 use rates::Rates;
 use state::{State, Store};
 use sweep::Transitions;
+use wayless::Wayless;
 use world::World;
 
 pub use start::{DaemonError, detach, run};
@@ -96,6 +99,7 @@ struct Daemon {
     kernel: Kernel,
     checker: Checker,
     paths: Paths,
+    wayless: Wayless,
     watcher: Watcher,
     /// Where the watcher sends; kept for the next one.
     ways: mpsc::Sender<Vec<(IpAddr, Answer)>>,
@@ -185,6 +189,7 @@ impl Daemon {
                 if self.paths.tend(&self.world) {
                     self.set_targets();
                 }
+                self.tend_ways();
                 self.tend_slots();
                 self.tend_overrides();
                 self.tend_drains();

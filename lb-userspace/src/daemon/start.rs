@@ -20,6 +20,7 @@ use super::positions::{self, Positions};
 use super::rates::Rates;
 use super::state::{State, StateError, Store};
 use super::sweep::Transitions;
+use super::wayless::Wayless;
 use super::world::World;
 use super::{Daemon, Event, TICK};
 use crate::alerts::Alerts;
@@ -201,6 +202,7 @@ async fn run_here(
         kernel,
         checker,
         paths: Paths::new(),
+        wayless: Wayless::default(),
         watcher,
         ways: ways_sender,
         store,
@@ -295,9 +297,9 @@ async fn prepare(
     watcher.watch(world.addresses());
     world.set_ways(watcher.resolve_all(FIRST_WAYS).await?);
     let served = served_before(&kernel, &world);
-    let out = out_before(&kernel, &world);
-    world.health.extend(served.into_iter().map(|id| (id, Health::Up)));
     let now = super::now();
+    let out = out_before(&kernel, &world, now);
+    world.health.extend(served.into_iter().map(|id| (id, Health::Up)));
     for TargetId { service, backend } in out {
         world.was_out(&service, &backend, now.instant);
     }
@@ -377,7 +379,7 @@ fn served_before(kernel: &Kernel, world: &World) -> BTreeSet<TargetId> {
 
 /// Who was out in the tables that were taken over, of services that do not take backends back by themselves: the tables
 /// remember what an operator has not confirmed yet.
-fn out_before(kernel: &Kernel, world: &World) -> Vec<TargetId> {
+fn out_before(kernel: &Kernel, world: &World, now: Now) -> Vec<TargetId> {
     if !kernel.taken_over() {
         return Vec::new();
     }
@@ -394,7 +396,7 @@ fn out_before(kernel: &Kernel, world: &World) -> Vec<TargetId> {
         let last = serving.map(|backend| backend.priority).max();
         for backend in &service.backends {
             let there = installed.contains(&identity(&backend.name));
-            let allowed = world.overridden(&service.name, &backend.name).is_none() && backend.weight > 0;
+            let allowed = world.is_allowed(service, backend, now.unix_ms);
             let expected = !backend.sorry && last.is_some_and(|last| backend.priority <= last);
             if there && allowed && expected && !serves(backend) {
                 out.push(TargetId::new(&service.name, &backend.name));

@@ -1,11 +1,13 @@
 //! What has happened, as events.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use tracing::debug;
 
 use super::Daemon;
 use super::configure::unix_ms;
+use super::wayless::News;
 use crate::api::events::{Cause, EventKind};
 use crate::api::report::BackendAction;
 use crate::api::types::BackendDetail;
@@ -45,15 +47,24 @@ impl Daemon {
     pub(super) fn tell_of_way(&mut self, address: IpAddr, way: &Answer) {
         debug!(%address, ?way, "way");
         let before = self.world.way(address);
-        let note = match (before, way) {
-            (Some(Ok(_)), Err(unreachable)) => Note::new(EventKind::WayLost, Cause::Network)
-                .change("reachable", "unreachable")
-                .because(unreachable),
-            (Some(Err(_)), Ok(way)) => Note::new(EventKind::WayFound, Cause::Network)
-                .change("unreachable", "reachable")
-                .because(format!("{address} by {}", way.neighbour)),
-            _ => return,
-        };
+        match (self.wayless.take_in(address, before, way, Instant::now()), way) {
+            (Some(News::Lost), Err(unreachable)) => self.tell_of_loss(address, unreachable.to_string()),
+            (Some(News::Found), Ok(way)) => {
+                let note = Note::new(EventKind::WayFound, Cause::Network).change("unreachable", "reachable");
+                self.tell_everywhere(address, note.because(format!("{address} by {}", way.neighbour)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells that there is no way to an address.
+    pub(super) fn tell_of_loss(&mut self, address: IpAddr, why: String) {
+        let note = Note::new(EventKind::WayLost, Cause::Network).change("reachable", "unreachable");
+        self.tell_everywhere(address, note.because(why));
+    }
+
+    /// Tells of something about an address, for every backend that has it.
+    fn tell_everywhere(&mut self, address: IpAddr, note: Note) {
         let mut places = Vec::new();
         for service in &self.world.model.services {
             let at = service.backends.iter().filter(|backend| backend.address == address);

@@ -1,17 +1,23 @@
 //! What the policies do that people should know: modes, tiers, who is held out, who waits for a word.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Daemon;
 use super::answers::unix_ms_of;
 use super::configure::unix_ms;
 use crate::api::types::{Admin, ServiceMode, Standing, StandingState};
-use crate::health::TargetId;
+use crate::health::{Outcome, TargetId};
 use crate::model::{Backend, Service, Weights};
 use crate::policy::{self, Mode, WHOLE};
 
 /// Services that a node's status speaks of one by one.
 const SERVICES: usize = 20;
+/// Reasons for skipped checks that it names.
+const REASONS: usize = 5;
+/// So many skipped probes are worth a line: one may be by chance.
+const SKIPS: u64 = 3;
 
 impl Daemon {
     /// What is unusual on this node, service by service.
@@ -33,6 +39,41 @@ impl Daemon {
         if more > 0 {
             lines.push(format!(
                 "{more} more services are not served as they should be: `lbctl service list`"
+            ));
+        }
+        lines.extend(self.skipped());
+        lines
+    }
+
+    /// Checks that cannot be made, by reason.
+    fn skipped(&self) -> Vec<String> {
+        let mut reasons: BTreeMap<Arc<str>, (usize, TargetId)> = BTreeMap::new();
+        for status in self.checker.snapshot() {
+            let last = status.last.filter(|last| last.outcome == Outcome::Skipped);
+            if let Some(last) = last.filter(|_| status.skipped >= SKIPS) {
+                reasons.entry(last.text).or_insert((0, status.id)).0 += 1;
+            }
+        }
+        if let Some(problem) = self.paths.problem() {
+            // Said of the node.
+            reasons.retain(|reason, _| !reason.contains(problem));
+        }
+        let others = |count: usize| match count - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let line = |(reason, (count, id)): (&Arc<str>, &(usize, TargetId))| {
+            let more = others(*count);
+            format!(
+                "service {}: backend {}{more} cannot be checked, verdicts stay as they are: {reason}",
+                id.service, id.backend
+            )
+        };
+        let mut lines: Vec<String> = reasons.iter().take(REASONS).map(line).collect();
+        if reasons.len() > REASONS {
+            let more = reasons.len() - REASONS;
+            lines.push(format!(
+                "checks cannot be made for {more} more reasons: `lbctl service show`"
             ));
         }
         lines

@@ -3,7 +3,7 @@
 mod policy;
 mod rings;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use lb_common::map::{Rewrite, ServiceKey};
 
 use super::state::Override;
 use crate::health::{State as Health, TargetId};
-use crate::model::{Backend, Forward, Model, Node, Protocol, Service, Tracking, Weights};
+use crate::model::{Backend, Forward, Model, Node, Protocol, Service, Tracking};
 use crate::netlink::{Answer, NextHop};
 use crate::plan::WantedService;
 use crate::policy::Machine;
@@ -83,6 +83,7 @@ impl World {
     /// A backend that goes while it serves keeps the flows that it has, until [`dismiss`](Self::dismiss).
     pub fn replace_model(&mut self, model: Model) {
         let leaving = self.leaving_after(&model);
+        self.forget_loads(&model);
         let earlier = std::mem::replace(&mut self.model, model);
         let left_earlier = std::mem::replace(&mut self.leaving, leaving);
         self.health = self.inherited_health(&earlier, &left_earlier);
@@ -106,11 +107,6 @@ impl World {
             .retain(|service, _| services.contains_key(service.as_str()));
         // What was decided is about other backends: nothing counts until it is decided anew.
         self.decided.clear();
-        self.loads.retain(|id, _| {
-            services
-                .get(&*id.service)
-                .is_some_and(|service| weighs(service, &id.backend))
-        });
         let addresses: BTreeSet<IpAddr> = self.addresses();
         self.ways.retain(|address, _| addresses.contains(address));
         self.last_ways.retain(|address, _| addresses.contains(address));
@@ -391,11 +387,6 @@ fn remembers(service: &Service) -> bool {
         Tracking::Adaptive => service.protocol == Protocol::Tcp,
         Tracking::Always => true,
     }
-}
-
-/// Whether a backend's share depends on its load.
-fn weighs(service: &Service, backend: &str) -> bool {
-    service.policy.weights != Weights::Static && service.backends.iter().any(|known| known.name == backend)
 }
 
 fn tunnel_source(node: &Node, backend: IpAddr) -> Option<IpAddr> {

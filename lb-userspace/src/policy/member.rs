@@ -271,6 +271,7 @@ impl Member {
         let why = || match (self.confirmed, seen.reachable) {
             (true, _) => "confirmed".to_owned(),
             (_, true) if seen.health == Health::Up => "it changed too often".to_owned(),
+            (_, true) if seen.by_agent => "its agent says that it is down".to_owned(),
             (_, true) => "its checks fail".to_owned(),
             (_, false) => "there is no way to it".to_owned(),
         };

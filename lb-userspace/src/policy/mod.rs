@@ -53,6 +53,8 @@ pub struct Seen {
     pub admin: Admin,
     /// Whether its weight in force is above 0.
     pub weighted: bool,
+    /// Whether it is down by its agent's word, whatever its checks say.
+    pub by_agent: bool,
 }
 
 /// The policy's answer for one service.
@@ -150,7 +152,12 @@ pub struct Machine {
     members: HashMap<String, Member>,
     mode: Option<Mode>,
     tiers: Vec<u32>,
+    /// Since when nobody serves because nothing is known yet.
+    starting: Option<Instant>,
 }
+
+/// How long nothing may be known of a service's backends, besides the time that a probe may take, before it counts as lost.
+const FIRST_WORD: Duration = Duration::from_secs(5);
 
 impl Machine {
     /// Takes in what is known now. `seen` has one entry for each backend of the service, in its order.
@@ -184,6 +191,8 @@ impl Machine {
             .map(|(backend, seen)| self.candidate(backend, seen, service, now))
             .collect();
         let Selection { fractions, mode, tiers } = select::select(service, &candidates);
+        let (mode, patience) = self.patient(service, mode, &candidates, now);
+        next = next.into_iter().chain(patience).min();
         self.tell(service, mode, &tiers, &candidates, &mut changes);
         let decisions = service.backends.iter().zip(seen).zip(&fractions);
         let decisions = decisions.map(|((backend, seen), fraction)| {
@@ -262,6 +271,38 @@ impl Machine {
         }
     }
 
+    /// What it means that nobody serves: that nothing is known yet, for a while at the beginning; then, and until somebody does, that the
+    /// service is lost. And when that while is over.
+    fn patient(
+        &mut self,
+        service: &Service,
+        mode: Mode,
+        candidates: &[Candidate],
+        now: Instant,
+    ) -> (Mode, Option<Instant>) {
+        let fresh = matches!(self.mode, None | Some(Mode::Starting));
+        let waits = match mode {
+            Mode::Starting => !candidates.is_empty(),
+            // Up as far as anybody knows, and the way is still looked for.
+            Mode::Nobody => fresh && candidates.iter().any(|one| one.counted && one.up && !one.usable),
+            _ => false,
+        };
+        if mode == Mode::Starting && self.mode == Some(Mode::Nobody) {
+            return (Mode::Nobody, None);
+        }
+        if !waits {
+            self.starting = None;
+            return (mode, None);
+        }
+        let timeout = service.health.as_ref().map_or(Duration::ZERO, |health| health.timeout);
+        let until = *self.starting.get_or_insert(now) + FIRST_WORD + timeout;
+        if now < until {
+            (Mode::Starting, Some(until))
+        } else {
+            (Mode::Nobody, None)
+        }
+    }
+
     /// What has changed for the service as a whole.
     fn tell(
         &mut self,
@@ -294,10 +335,16 @@ impl Machine {
             match mode {
                 Mode::Panic => tell(EventKind::PanicOn, select::panic_reason(service, candidates)),
                 Mode::Sorry => tell(EventKind::SorryOn, "no other backend is up".to_owned()),
-                Mode::Nobody => tell(
-                    EventKind::ServiceLost,
-                    "no backend is up: its packets are dropped".to_owned(),
-                ),
+                Mode::Nobody => {
+                    let unknown = candidates
+                        .iter()
+                        .any(|one| one.counted && (one.starting || !one.usable));
+                    let why = match from {
+                        Mode::Starting if unknown => "no backend could be checked and reached so far",
+                        _ => "no backend is up",
+                    };
+                    tell(EventKind::ServiceLost, format!("{why}: its packets are dropped"));
+                }
                 Mode::LastResort => tell(
                     EventKind::LastResort,
                     "no other backend is up: those that are held out serve".to_owned(),

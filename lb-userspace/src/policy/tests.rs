@@ -8,6 +8,7 @@ use super::*;
 use crate::config;
 
 mod damping;
+mod modes;
 mod positions;
 
 const UP: Seen = Seen {
@@ -15,6 +16,7 @@ const UP: Seen = Seen {
     reachable: true,
     admin: Admin::Enabled,
     weighted: true,
+    by_agent: false,
 };
 const DOWN: Seen = Seen {
     health: Health::Down,
@@ -238,37 +240,6 @@ fn a_standby_fades_in_as_the_first_fades_out_and_back() {
     assert_eq!(bench.after(5.0).see(&[DOWN, UP]), [0, 100]);
     assert_eq!(bench.see(&[UP, UP]), [10, 90]);
     assert_eq!(bench.after(10.0).see(&[UP, UP]), [100, 0]);
-}
-
-#[test]
-fn in_panic_all_are_used() {
-    let mut bench = Bench::running("panic_threshold = 0.5", &["", "", "", "", "sorry = true"]);
-    assert_eq!(bench.see(&[UP, UP, DOWN, DOWN, UP]), [100, 100, 0, 0, 0]);
-    let outcome = bench.step(&[UP, DOWN, DOWN, DOWN, UP]);
-    assert_eq!(outcome.mode, Mode::Panic);
-    let panic = outcome
-        .changes
-        .iter()
-        .find(|change| change.kind == EventKind::PanicOn)
-        .expect("said");
-    assert_eq!(panic.why, "1 of 4 backends are healthy, fewer than 50 %: all are used");
-    assert_eq!(bench.see(&[DOWN; 5]), [100, 100, 100, 100, 0]);
-    // Who is disabled or out of reach is not used, and who is disabled does not count.
-    let disabled = Seen {
-        admin: Admin::Disabled,
-        ..DOWN
-    };
-    let away = Seen {
-        reachable: false,
-        ..DOWN
-    };
-    assert_eq!(bench.see(&[DOWN, disabled, away, DOWN, UP]), [100, 0, 0, 100, 0]);
-    assert!(bench.kinds(&[UP, UP, UP, DOWN, UP]).contains(&EventKind::PanicOff));
-    // Nothing is known at the beginning: that is no panic.
-    let mut bench = Bench::new("panic_threshold = 0.5", &["", ""]);
-    assert_eq!(bench.step(&[STARTING; 2]).mode, Mode::Starting);
-    assert_eq!(bench.step(&[DOWN, STARTING]).mode, Mode::Starting);
-    assert_eq!(bench.step(&[DOWN, DOWN]).mode, Mode::Panic);
 }
 
 const LINES: [&str; 10] = [

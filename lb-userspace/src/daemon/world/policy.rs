@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::World;
 use crate::api::types::Admin;
 use crate::health::{State as Health, TargetId};
-use crate::model::{Backend, Service};
+use crate::model::{Backend, Model, Service, Weights};
 use crate::policy::{Change, Confirm, Decision, Now, Outcome, Position, Seen, WHOLE};
 use crate::ring::Share;
 
@@ -24,7 +24,7 @@ pub struct Decided {
 /// What is known of a backend's load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// The part of its weight that its load leaves it, in 65,535ths; at least 1.
+    /// The part of its weight that its load leaves it, in 65,535ths; 0: it gets no new connections.
     pub factor: u16,
     /// What it says of itself.
     pub agent: Agent,
@@ -103,6 +103,29 @@ impl World {
         self.decided.get(service)
     }
 
+    /// Forgets what is known of loads that says nothing in another model: shares depend on something else there, or the address is another
+    /// server.
+    pub(super) fn forget_loads(&mut self, model: &Model) {
+        let backend = |model: &Model, id: &TargetId| {
+            let service = model.services.iter().find(|service| service.name == *id.service)?;
+            let backend = service.backends.iter().find(|backend| backend.name == *id.backend)?;
+            let kind = std::mem::discriminant(&service.policy.weights);
+            let follows = service.policy.weights != Weights::Static;
+            follows.then_some((kind, backend.address))
+        };
+        let earlier = &self.model;
+        self.loads.retain(|id, _| {
+            let then = backend(model, id);
+            then.is_some() && then == backend(earlier, id)
+        });
+    }
+
+    /// Whether an operator lets a backend have new connections.
+    pub fn is_allowed(&self, service: &Service, backend: &Backend, now_unix_ms: u64) -> bool {
+        let overridden = self.overridden(&service.name, &backend.name);
+        overridden.is_none_or(|one| one.admin.is_none()) && self.weight(service, backend, now_unix_ms) > 0
+    }
+
     /// When something may have to be decided anew by time alone.
     pub fn next_decision(&self) -> Option<Instant> {
         self.decided.values().filter_map(|decided| decided.next).min()
@@ -175,6 +198,7 @@ impl World {
     fn seen(&self, service: &Service, backend: &Backend, weight: u32) -> Seen {
         let load = self.loads.get(&TargetId::new(&service.name, &backend.name));
         let agent = load.map_or(Agent::Ready, |load| load.agent);
+        let idle = load.is_some_and(|load| load.factor == 0);
         let overridden = self.overridden(&service.name, &backend.name);
         let operator = overridden.and_then(|overridden| overridden.admin);
         Seen {
@@ -187,9 +211,11 @@ impl World {
                 // The stricter word counts.
                 (Admin::Disabled, _) | (_, Agent::Maintenance) => Admin::Disabled,
                 (Admin::Draining, _) | (_, Agent::Drain) => Admin::Draining,
+                _ if idle => Admin::Draining,
                 (Admin::Enabled, _) => Admin::Enabled,
             },
             weighted: weight > 0,
+            by_agent: agent == Agent::Down,
         }
     }
 

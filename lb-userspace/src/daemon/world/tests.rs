@@ -17,7 +17,7 @@ use crate::plan::layout::Layout;
 use crate::plan::{Scope, apply, make};
 use crate::policy::Now;
 use crate::policy::ramp::Ramp;
-use crate::policy::{Confirm, Mode};
+use crate::policy::{Confirm, Mode, Standing, WHOLE};
 
 const FILES: [&str; 4] = [
     "b1 b2 b3*|",
@@ -43,6 +43,37 @@ fn model(file: usize) -> Model {
     config::parse(&text, "test")
         .unwrap_or_else(|errors| panic!("{errors}"))
         .model
+}
+
+/// A service with these lines and so many backends, all up; and the time there.
+pub(in crate::daemon) fn world(lines: &str, backends: u8) -> (World, Now) {
+    let mut world = World::new(with(lines, backends), Overrides::new());
+    world.interfaces = vec![1];
+    world.set_ways((1..=backends).map(|number| way(number, true)));
+    for number in 1..=backends {
+        world
+            .health
+            .insert(TargetId::new("web", &format!("b{number}")), Health::Up);
+    }
+    let now = Now {
+        instant: Instant::now(),
+        unix_ms: 1_000_000,
+    };
+    world.decide_all(now);
+    (world, now)
+}
+
+fn with(lines: &str, backends: u8) -> Model {
+    let mut text = format!(
+        "[node]\ninterfaces = [\"lo\"]\nhash_seed = 1\n[[service]]\nname = \"web\"\nvip = \"192.0.2.1\"\nprotocol = \"tcp\"\n\
+         port = 80\nring_size = 61\nhealth = {{ kind = \"tcp\" }}\n{lines}\n"
+    );
+    for number in 1..=backends {
+        text +=
+            &format!("[[service.backend]]\nname = \"b{number}\"\naddress = \"10.0.0.{number}\"\nforward = \"l2\"\n");
+    }
+    let parsed = config::parse(&text, "test");
+    parsed.unwrap_or_else(|errors| panic!("{errors}")).model
 }
 
 fn address(number: u8) -> IpAddr {
@@ -268,6 +299,72 @@ impl Stage {
         );
         Ok(())
     }
+}
+
+#[test]
+fn what_an_agent_said_goes_when_shares_follow_something_else_or_the_address_is_another() {
+    let agent = "weights = \"agent\"\nagent_port = 9";
+    let id = TargetId::new("web", "b1");
+    let down = Load {
+        factor: WHOLE,
+        agent: Agent::Down,
+    };
+    let after = |change: &dyn Fn(&str) -> Model| {
+        let (mut world, now) = world(agent, 2);
+        world.loads.insert(id.clone(), down);
+        assert_eq!(world.decide("web", now)[0].why, "its agent says that it is down");
+        world.replace_model(change(agent));
+        world.loads.get(&id).copied()
+    };
+    assert_eq!(after(&|lines| with(lines, 3)), Some(down));
+    assert_eq!(after(&|_| with("weights = \"latency\"", 2)), None);
+    assert_eq!(after(&|_| with("", 2)), None);
+    let elsewhere = |lines: &str| {
+        let mut model = with(lines, 2);
+        model.services[0].backends[0].address = address(9);
+        model
+    };
+    assert_eq!(after(&elsewhere), None);
+}
+
+#[test]
+fn a_share_of_nothing_is_a_drain() {
+    let (mut world, now) = world("weights = \"agent\"\nagent_port = 9", 2);
+    world.loads.insert(
+        TargetId::new("web", "b1"),
+        Load {
+            factor: 0,
+            agent: Agent::Ready,
+        },
+    );
+    world.decide("web", now);
+    let service = world.service("web").expect("there");
+    let decision = world.decision(service, "b1").expect("decided");
+    assert_eq!((decision.standing, decision.serves), (Standing::Draining, true));
+    assert_eq!(world.share(service, &service.backends[0]), Share::OUT);
+}
+
+#[test]
+fn another_weight_does_not_keep_one_out_of_the_rotation_and_a_drain_does() {
+    let (mut world, now) = world("", 2);
+    let mut allowed = |change: Override| {
+        world.overrides.insert("web".into(), [("b1".into(), change)].into());
+        let service = world.service("web").expect("there");
+        world.is_allowed(service, &service.backends[0], now.unix_ms)
+    };
+    assert!(allowed(Override {
+        weight: Some(50),
+        ..Override::default()
+    }));
+    assert!(!allowed(Override {
+        weight: Some(0),
+        ..Override::default()
+    }));
+    assert!(!allowed(Override {
+        admin: Some(Admin::Draining),
+        ..Override::default()
+    }));
+    assert!(allowed(Override::default()));
 }
 
 proptest! {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::damping::PENALTY;
 use super::{Health, Member, Phase, earlier, elapsed};
-use crate::model::{Failover, Policy};
+use crate::model::{Failback, Failover, Policy};
 use crate::policy::Now;
 
 /// A smaller penalty is none.
@@ -38,6 +38,8 @@ pub enum Way {
     Falling,
     /// It is up, and waits.
     Waiting,
+    /// It is out, and does not come back by itself.
+    Out,
 }
 
 impl Now {
@@ -62,6 +64,8 @@ impl Member {
             Phase::Rising(since) => Some((Way::Rising, since)),
             Phase::Falling(since) => Some((Way::Falling, since)),
             Phase::Waiting(since) => Some((Way::Waiting, since)),
+            // Whoever comes back by itself does so anyway.
+            Phase::Out if policy.failback != Failback::Auto => Some((Way::Out, now.instant)),
             Phase::Starting | Phase::In | Phase::Pending | Phase::Out => None,
         };
         let penalty = policy
@@ -69,7 +73,10 @@ impl Member {
             .map_or(0.0, |damping| self.penalty_now(damping, now.instant));
         (way.is_some() || penalty >= LEAST_PENALTY).then(|| Position {
             way: way.map(|(way, _)| way),
-            since_unix_ms: way.map_or(0, |(_, since)| now.wall(since)),
+            since_unix_ms: match way {
+                None | Some((Way::Out, _)) => 0,
+                Some((_, since)) => now.wall(since),
+            },
             penalty,
             penalty_unix_ms: now.unix_ms,
             damped: self.damped,
@@ -98,6 +105,7 @@ impl Member {
                 (self.phase, self.health) = (Phase::Falling(since), Health::Down);
             }
             Some(Way::Waiting) if !had => self.phase = Phase::Waiting(since),
+            Some(Way::Out) if !had && policy.failback != Failback::Auto => self.phase = Phase::Out,
             _ => {}
         }
         if policy.damping.is_some() {

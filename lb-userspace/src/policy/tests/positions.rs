@@ -88,6 +88,26 @@ fn who_waits_for_a_time_waits_on() {
 }
 
 #[test]
+fn who_is_out_until_a_word_comes_stays_out_without_tables_too() {
+    let mut bench = Bench::running("failback = \"manual\"", &["", ""]);
+    bench.see(&[DOWN, UP]);
+    let positions = left(&bench, 1);
+    assert_eq!(positions.keys().collect::<Vec<_>>(), ["b0"]);
+    next(&mut bench, &positions, &[], 2);
+    assert_eq!(bench.see(&[STARTING, UP]), [0, 100]);
+    assert_eq!(bench.after(9999.0).see(&[UP, UP]), [0, 100]);
+    bench.machine.confirm(Confirm::Failback, None);
+    assert_eq!(bench.see(&[UP, UP]), [100, 100]);
+    // The tables are newer than the file.
+    next(&mut bench, &positions, &["b0", "b1"], 2);
+    assert_eq!(bench.see(&[UP, UP]), [100, 100]);
+    // Another policy takes back whoever is up.
+    bench.service = service("", &["", ""]);
+    next(&mut bench, &positions, &[], 2);
+    assert_eq!(bench.see(&[UP, UP]), [100, 100]);
+}
+
+#[test]
 fn who_flaps_is_remembered() {
     let damping = "damping = { changes = 3, half_life = \"10s\", max_out = \"60s\" }";
     let mut bench = Bench::running(damping, &["", ""]);
