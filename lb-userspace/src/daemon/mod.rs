@@ -333,7 +333,8 @@ impl Daemon {
         self.held.insert(name, Instant::now() + FIRST_VERDICTS);
     }
 
-    /// Tells checker and watcher what the model holds. Who is up when its checks begin stays up until they say otherwise.
+    /// Tells checker and watcher what the model holds. Who is up or down when its checks begin stays so until they say
+    /// otherwise.
     fn follow(&mut self) {
         self.watcher.watch(self.world.addresses());
         self.paths.follow(&self.world);
@@ -346,7 +347,11 @@ impl Daemon {
             let Some(health) = &service.health else { continue };
             for backend in self.world.served(service) {
                 let id = TargetId::new(&service.name, &backend.name);
-                let initial = (self.world.health.get(&id) == Some(&Health::Up)).then_some(true);
+                let initial = match self.world.health.get(&id) {
+                    Some(Health::Up) => Some(true),
+                    Some(Health::Down) => Some(false),
+                    Some(Health::Starting) | None => None,
+                };
                 targets.push(Target {
                     via: self.paths.via(&id),
                     id,

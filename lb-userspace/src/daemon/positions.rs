@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 
 use super::Daemon;
-use crate::policy::Position;
+use super::world::Left;
 
-/// By service and backend.
-pub type All = BTreeMap<String, BTreeMap<String, Position>>;
+/// By service.
+pub type All = BTreeMap<String, Left>;
 
 /// The file, and what stands in it.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Positions {
         let path = folder.join("positions.json");
         let kept = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                warn!(path = %path.display(), %error, "not read: damping, slow starts and delayed failbacks begin anew");
+                warn!(path = %path.display(), %error, "not read: damping, slow starts and delayed failbacks begin anew, and who is down is told of again");
                 All::new()
             }),
             Err(_) => All::new(),
@@ -89,7 +89,8 @@ impl Daemon {
     /// Keeps where backends stand, if that may have changed; called every second.
     pub(super) fn tend_positions(&mut self) {
         if self.positions.stale {
-            self.positions.keep(self.world.positions(super::now()));
+            let left = self.world.left(|address| self.wayless.is_told(address), super::now());
+            self.positions.keep(left);
         }
     }
 }
@@ -97,7 +98,8 @@ impl Daemon {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Way;
+    use crate::daemon::world::LeftBackend;
+    use crate::policy::{Position, Way};
 
     #[test]
     fn what_is_kept_is_read_and_what_is_strange_is_nothing() {
@@ -111,7 +113,18 @@ mod tests {
             penalty_unix_ms: 8,
             damped: true,
         };
-        let all: All = [("web".to_owned(), [("web-1".to_owned(), one)].into())].into();
+        let one = LeftBackend {
+            address: [10, 0, 0, 1].into(),
+            down: true,
+            away: true,
+            position: Some(one),
+            load: None,
+        };
+        let web = Left {
+            mode: Some(crate::policy::Mode::LastResort),
+            backends: [("web-1".to_owned(), one)].into(),
+        };
+        let all: All = [("web".to_owned(), web)].into();
         positions.keep(all.clone());
         assert!(!positions.stale);
         assert_eq!(Positions::load(folder.path()).kept(), &all);
@@ -126,7 +139,7 @@ mod tests {
     fn one_that_cannot_be_written_is_tried_again() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut positions = Positions::load(&folder.path().join("missing"));
-        positions.keep([("web".to_owned(), BTreeMap::new())].into());
+        positions.keep([("web".to_owned(), Left::default())].into());
         assert!(positions.stale && positions.kept().is_empty());
     }
 }

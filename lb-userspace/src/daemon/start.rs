@@ -40,7 +40,7 @@ use crate::object;
 use crate::path::{self, PathError};
 use crate::plan::Scope;
 use crate::plan::layout::Layout;
-use crate::policy::Now;
+use crate::policy::{Change, Now};
 
 /// Why the daemon does not run.
 #[derive(Debug, Error)]
@@ -157,6 +157,7 @@ async fn run_here(
         kernel,
         watcher,
         generation,
+        changes,
     } = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -195,6 +196,7 @@ async fn run_here(
         let events = events.clone();
         move |reports| drop(events.send(Event::Health(reports)))
     })?;
+    let wayless = Wayless::resume(&positions);
     // Slots of an earlier daemon may be on their way.
     let services = world.model.services.iter().map(|service| service.key()).collect();
     let mut daemon = Daemon {
@@ -202,7 +204,7 @@ async fn run_here(
         kernel,
         checker,
         paths: Paths::new(),
-        wayless: Wayless::default(),
+        wayless,
         watcher,
         ways: ways_sender,
         store,
@@ -257,6 +259,9 @@ async fn run_here(
             .change("", format!("lbd {version}"))
             .because(taken_over),
     );
+    for (service, change) in changes {
+        daemon.tell_changes(&service, vec![change]);
+    }
     info!(generation, services, taken_over = daemon.kernel.taken_over(), socket = %socket.display(), "serving");
     daemon.serve(receiver).await;
     drop(stop);
@@ -274,6 +279,8 @@ struct Prepared {
     kernel: Kernel,
     watcher: Watcher,
     generation: u64,
+    /// What is not as an earlier daemon left it.
+    changes: Vec<(String, Change)>,
 }
 
 /// Brings the kernel to what the model wants, from whatever is there.
@@ -304,8 +311,7 @@ async fn prepare(
         world.was_out(&service, &backend, now.instant);
     }
     resume(&mut world, &kernel, positions, now);
-    // What it was before is not known: the changes mean nothing.
-    world.decide_all(now);
+    let changes = world.decide_all(now);
     let wanted = world.wanted_all();
     let plan = if kernel.needs_reload(&world.model) {
         info!("the tables are made anew: other capacities");
@@ -338,6 +344,7 @@ async fn prepare(
         kernel,
         watcher,
         generation,
+        changes,
     })
 }
 
@@ -424,10 +431,10 @@ fn owners_before(kernel: &Kernel, layout: &Layout, service: &Service) -> Option<
 /// Takes over where backends stood on their way.
 fn resume(world: &mut World, kernel: &Kernel, positions: &Positions, now: Now) {
     let layout = kernel.layout();
-    for (name, positions) in positions.kept() {
+    for (name, left) in positions.kept() {
         let Some(service) = world.service(name) else { continue };
         let owners = owners_before(kernel, &layout, service).map_or_else(BTreeSet::new, |(_, owners)| owners);
-        world.resume(name, positions, |backend| owners.contains(&identity(backend)), now);
+        world.resume(name, left, |backend| owners.contains(&identity(backend)), now);
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::Daemon;
+use super::positions::Positions;
 use crate::netlink::Answer;
 
 /// How long a way may be missing at the beginning: a normal start says nothing.
@@ -27,6 +28,20 @@ pub(super) enum News {
 }
 
 impl Wayless {
+    /// What an earlier daemon has told of is not told again.
+    pub(super) fn resume(positions: &Positions) -> Self {
+        let backends = positions.kept().values().flat_map(|left| left.backends.values());
+        Self {
+            since: HashMap::new(),
+            told: backends.filter(|one| one.away).map(|one| one.address).collect(),
+        }
+    }
+
+    /// Whether it has been told that there is no way to an address.
+    pub(super) fn is_told(&self, address: IpAddr) -> bool {
+        self.told.contains(&address)
+    }
+
     /// Takes in what is known of an address now.
     pub(super) fn take_in(
         &mut self,
@@ -76,6 +91,7 @@ impl Daemon {
         self.wayless.retain(|address| world.way(address).is_some());
         let mut due = self.wayless.overdue(Instant::now());
         due.sort_unstable();
+        self.positions.stale |= !due.is_empty();
         for address in due {
             if let Some(Err(unreachable)) = self.world.way(address) {
                 self.tell_of_loss(address, unreachable.to_string());

@@ -1,5 +1,6 @@
 //! What the daemon knows: the model, the operator's word, the backends' health, the ways to them. Pure: it asks nobody.
 
+mod left;
 mod policy;
 mod rings;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use crate::plan::WantedService;
 use crate::policy::Machine;
 use crate::ring::{Member, Ring, Share};
 use crate::wish::{self, BackendNow, Way};
+pub use left::{Left, LeftBackend};
 pub use policy::{Agent, Decided, Load};
 
 /// Overrides by service and backend.

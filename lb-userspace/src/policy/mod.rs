@@ -232,6 +232,11 @@ impl Machine {
         self.members.insert(backend.to_owned(), Member::out(now));
     }
 
+    /// Notes how an earlier daemon's service was served: what it has told of is not news.
+    pub fn was(&mut self, mode: Option<Mode>) {
+        self.mode = mode;
+    }
+
     /// What the next daemon cannot know otherwise, by backend.
     pub fn positions(&self, service: &Service, now: Now) -> BTreeMap<String, Position> {
         let position = |backend: &crate::model::Backend| {

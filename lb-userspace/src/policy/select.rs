@@ -1,10 +1,13 @@
 //! Of the backends that can serve, who does.
 
+use serde::{Deserialize, Serialize};
+
 use super::WHOLE;
 use crate::model::Service;
 
 /// How a service is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Nobody serves, but the checks of some have said nothing yet.
     Starting,

@@ -1,7 +1,9 @@
 //! All checks fail at once; nothing is up; a word is waited for; somebody flaps.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
+
+use anyhow::bail;
 
 use super::*;
 
@@ -77,6 +79,8 @@ fn a_manual_failover_waits_for_the_operator_over_a_restart_too() -> Result<()> {
     let site = Site::new(3)?;
     let mut edge = site.edge("", "failover = \"manual\"\nfailback = \"manual\"", &["", "", ""])?;
     all_up(&edge, 3)?;
+    // Another weight changes nothing about it.
+    edge.lbctl(&["backend", "weight", "web", "web-2", "50"])?;
     site.set(&[true, false, true]);
     wait_for(&edge, "pending", |service| standing(service, "web-2") == "pending")?;
     let (failed, first) = failures(&short_load(&site)?);
@@ -152,5 +156,52 @@ fn who_flaps_every_second_is_held_out_and_moves_nobody_else() -> Result<()> {
     ensure!(text.contains("held out"), "{text}");
     edge.lbctl(&["failback", "web", "web-2"])?;
     ensure!(edge.api()?.owners("web", clients)? == before);
+    Ok(())
+}
+
+#[test]
+fn who_never_was_there_and_a_service_without_anybody_are_told_of() -> Result<()> {
+    let site = Site::new(2)?;
+    let IpAddr::V4(there) = site.net.backends[0].address(Family::V4) else {
+        bail!("asked for IPv4")
+    };
+    let [a, b, c, _] = there.octets();
+    let ghost = format!("[[service.backend]]\nname = \"ghost\"\naddress = \"{a}.{b}.{c}.250\"\n");
+    let vip = Topology::vip(Family::V4, 10);
+    let dark = format!(
+        "[[service]]\nname = \"dark\"\nvip = \"{vip}\"\nprotocol = \"tcp\"\nport = 81\nforward = \"ipip\"\n{ghost}\
+         [service.health]\nkind = \"tcp\"\n"
+    );
+    let text = format!("{}\n{ghost}\n{dark}", site.file("", "", &["", ""]));
+    let mut edge = Edge::start(&site.net, &site.programs, &site.scratch, &text)?;
+    wait_for(&edge, "the two that are there", |service| {
+        service["backends"][1]["health"] == "up" && service["backends"][2]["health"] == "up"
+    })?;
+    let begun = Instant::now();
+    let told = |edge: &Edge, kind: &str, backend: &str| -> Result<usize> {
+        let event = (kind.to_owned(), backend.to_owned());
+        Ok(events(edge)?.into_iter().filter(|one| *one == event).count())
+    };
+    while told(&edge, "way_lost", "ghost")? < 2 || told(&edge, "service_lost", "")? < 1 {
+        ensure!(begun.elapsed() < PATIENCE, "{:?}", events(&edge)?);
+        sleep(Duration::from_millis(100));
+    }
+    println!("told of after {:?}", begun.elapsed());
+    for expected in ["service dark: no backend serves", "backend ghost cannot be checked"] {
+        while !edge.api()?.get("/v1/status")?["warnings"]
+            .to_string()
+            .contains(expected)
+        {
+            ensure!(begun.elapsed() < PATIENCE, "{expected}");
+            sleep(Duration::from_millis(100));
+        }
+    }
+    // Not once more by the next daemon.
+    sleep(Duration::from_millis(1_500));
+    edge.kill()?;
+    edge.start_again()?;
+    sleep(Duration::from_secs(8));
+    let (ways, lost) = (told(&edge, "way_lost", "ghost")?, told(&edge, "service_lost", "")?);
+    ensure!((ways, lost) == (2, 1), "{:?}", events(&edge)?);
     Ok(())
 }

@@ -139,3 +139,24 @@ fn a_slow_start_and_a_gradual_failover_go_on_over_a_restart() -> Result<()> {
     ensure!(failed == 0, "{failed} failed: {first}");
     Ok(())
 }
+
+#[test]
+fn a_restart_tells_nobody_again_of_what_was_so_before() -> Result<()> {
+    let site = Site::new(3)?;
+    let mut edge = site.edge("", "panic_threshold = 0.5", &["", "", ""])?;
+    all_up(&edge, 3)?;
+    site.set(&[true, false, false]);
+    wait_for(&edge, "panic", |service| service["mode"] == "panic")?;
+    again(&mut edge)?;
+    sleep(Duration::from_secs(2));
+    wait_for(&edge, "panic still", |service| service["mode"] == "panic")?;
+    let count =
+        |edge: &Edge, kind: &str| -> Result<usize> { Ok(events(edge)?.iter().filter(|(one, _)| one == kind).count()) };
+    let seen = ["daemon_started", "backend_down", "failover", "panic_on"].map(|kind| count(&edge, kind));
+    let seen = seen.into_iter().collect::<Result<Vec<_>>>()?;
+    ensure!(seen == [2, 2, 2, 1], "{seen:?} {:?}", events(&edge)?);
+    site.set(&[true; 3]);
+    wait_for(&edge, "its end", |service| service["mode"] == "normal")?;
+    ensure!(count(&edge, "panic_off")? == 1, "{:?}", events(&edge)?);
+    Ok(())
+}

@@ -1,13 +1,14 @@
 //! Who serves and with what share: the policies, fed with what is known.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use super::World;
 use crate::api::types::Admin;
 use crate::health::{State as Health, TargetId};
 use crate::model::{Backend, Model, Service, Weights};
-use crate::policy::{Change, Confirm, Decision, Now, Outcome, Position, Seen, WHOLE};
+use crate::policy::{Change, Confirm, Decision, Now, Outcome, Seen, WHOLE};
 use crate::ring::Share;
 
 /// What was decided for a service, and the weights in force then.
@@ -22,7 +23,8 @@ pub struct Decided {
 }
 
 /// What is known of a backend's load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Load {
     /// The part of its weight that its load leaves it, in 65,535ths; 0: it gets no new connections.
     pub factor: u16,
@@ -31,7 +33,8 @@ pub struct Load {
 }
 
 /// What a backend's agent says besides a share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Agent {
     /// Nothing that keeps it from serving.
     #[default]
@@ -161,31 +164,6 @@ impl World {
             .entry(service.to_owned())
             .or_default()
             .was_out(backend, now);
-    }
-
-    /// Where backends stand on their way, by service and backend.
-    pub fn positions(&self, now: Now) -> BTreeMap<String, BTreeMap<String, Position>> {
-        let services = self.model.services.iter();
-        let of_service = |service: &Service| {
-            let positions = self.machines.get(&service.name)?.positions(service, now);
-            (!positions.is_empty()).then(|| (service.name.clone(), positions))
-        };
-        services.filter_map(of_service).collect()
-    }
-
-    /// Takes over where an earlier daemon's backends of a service stood; `had` says who had slots.
-    pub fn resume(&mut self, name: &str, positions: &BTreeMap<String, Position>, had: impl Fn(&str) -> bool, now: Now) {
-        let Some(service) = self.model.services.iter().find(|service| service.name == name) else {
-            return;
-        };
-        let machine = self.machines.entry(service.name.clone()).or_default();
-        for backend in &service.backends {
-            let position = positions.get(&backend.name);
-            if machine.resume(service, backend, position, had(&backend.name), now) {
-                self.health
-                    .insert(TargetId::new(&service.name, &backend.name), Health::Down);
-            }
-        }
     }
 
     /// The weight in force: the file's, or the operator's.

@@ -40,6 +40,8 @@ pub enum Way {
     Waiting,
     /// It is out, and does not come back by itself.
     Out,
+    /// It is down, and serves until an operator confirms.
+    Pending,
 }
 
 impl Now {
@@ -66,7 +68,8 @@ impl Member {
             Phase::Waiting(since) => Some((Way::Waiting, since)),
             // Whoever comes back by itself does so anyway.
             Phase::Out if policy.failback != Failback::Auto => Some((Way::Out, now.instant)),
-            Phase::Starting | Phase::In | Phase::Pending | Phase::Out => None,
+            Phase::Pending => Some((Way::Pending, now.instant)),
+            Phase::Starting | Phase::In | Phase::Out => None,
         };
         let penalty = policy
             .damping
@@ -74,7 +77,7 @@ impl Member {
         (way.is_some() || penalty >= LEAST_PENALTY).then(|| Position {
             way: way.map(|(way, _)| way),
             since_unix_ms: match way {
-                None | Some((Way::Out, _)) => 0,
+                None | Some((Way::Out | Way::Pending, _)) => 0,
                 Some((_, since)) => now.wall(since),
             },
             penalty,
@@ -104,6 +107,9 @@ impl Member {
             Some(Way::Falling) if had && gradual => {
                 (self.phase, self.health) = (Phase::Falling(since), Health::Down);
             }
+            Some(Way::Pending) if had && policy.failover == Failover::Manual => {
+                (self.phase, self.health) = (Phase::Pending, Health::Down);
+            }
             Some(Way::Waiting) if !had => self.phase = Phase::Waiting(since),
             Some(Way::Out) if !had && policy.failback != Failback::Auto => self.phase = Phase::Out,
             _ => {}
@@ -117,6 +123,6 @@ impl Member {
                 self.phase = Phase::Out;
             }
         }
-        matches!(self.phase, Phase::Falling(_))
+        self.is_tolerated()
     }
 }
