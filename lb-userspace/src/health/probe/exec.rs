@@ -3,8 +3,11 @@
 //! Never through a shell. It gets nothing on its input, and in its environment `PATH` and what the probe is about. Its output is read to its
 //! end, but only the beginning is kept, whose first line is shown. When its time is over, its whole process group is killed.
 
+use std::collections::HashMap;
 use std::io;
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -15,19 +18,44 @@ use tokio::sync::Semaphore;
 use super::{Answer, Deadline, Fault, Job};
 use crate::model::Exec;
 
-/// Programs at once; more wait their turn, within their own time.
-const MOST_AT_ONCE: usize = 32;
+/// Programs of one service at once; more wait their turn. One whose programs hang holds no other up.
+const MOST_OF_A_SERVICE: usize = 32;
+/// Programs at once in all.
+const MOST_AT_ONCE: usize = 256;
 /// Bytes of output that are kept.
 const MOST_OUTPUT: usize = 4 * 1024;
 /// Characters of its first line that are shown.
 const MOST_SHOWN: usize = 120;
 
 static TURNS: Semaphore = Semaphore::const_new(MOST_AT_ONCE);
+static TURNS_OF: LazyLock<Mutex<HashMap<Arc<str>, Arc<Semaphore>>>> = LazyLock::new(Mutex::default);
+
+/// The turns of a service's programs.
+fn turns_of(service: &Arc<str>) -> Arc<Semaphore> {
+    let mut all = TURNS_OF.lock().unwrap_or_else(PoisonError::into_inner);
+    // Those that nobody runs in, nor waits for, are made again when they are wanted.
+    all.retain(|_, turns| Arc::strong_count(turns) > 1);
+    let turns = all.entry(Arc::clone(service));
+    Arc::clone(turns.or_insert_with(|| Arc::new(Semaphore::new(MOST_OF_A_SERVICE))))
+}
 
 pub(super) async fn probe(job: &Job, exec: &Exec, deadline: Deadline) -> Result<Answer, Fault> {
-    let busy = || Fault::Own(format!("{MOST_AT_ONCE} programs run already").into());
-    let turn = deadline.wait("turn", TURNS.acquire()).await;
-    let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
+    let busy = |most: usize, whose: &str| Fault::Own(format!("{most} programs{whose} run already").into());
+    let turns = job.subject.as_ref().map(|subject| turns_of(&subject.service));
+    let _turn_of = match &turns {
+        Some(turns) => {
+            let turn = deadline.wait("turn", turns.acquire()).await.ok().and_then(Result::ok);
+            Some(turn.ok_or_else(|| busy(MOST_OF_A_SERVICE, " of this service"))?)
+        }
+        None => None,
+    };
+    let turn = deadline.wait("turn", TURNS.acquire()).await.ok().and_then(Result::ok);
+    let _turn = turn.ok_or_else(|| busy(MOST_AT_ONCE, ""))?;
+    // It has its whole time, however long it waited.
+    let deadline = Deadline {
+        at: Instant::now() + deadline.timeout,
+        ..deadline
+    };
     let mut child = start(job, exec)?;
     let _group = Group::of(&child);
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -121,5 +149,62 @@ fn judge(status: ExitStatus, said: &str) -> Result<Answer, Fault> {
         (Some(code), _) => Err(Fault::backend(format!("exit code {code}{said}"))),
         (None, Some(signal)) => Err(Fault::backend(format!("ended by signal {signal}{said}"))),
         (None, None) => Err(Fault::backend(format!("ended without an exit code{said}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{LastProbe, Outcome, run};
+    use super::*;
+    use crate::health::{TargetId, Via};
+    use crate::model::Check;
+
+    fn job(service: &str, script: &str, timeout: Duration) -> Job {
+        Job {
+            to: ([127, 0, 0, 1], 80).into(),
+            via: Via::Direct,
+            check: Check::Exec(Exec {
+                program: "/bin/sh".into(),
+                args: vec!["-c".into(), script.into()],
+            }),
+            timeout,
+            subject: Some(TargetId::new(service, "web-1")),
+            own: None,
+            excuse_stall: false,
+        }
+    }
+
+    #[track_caller]
+    fn expect(probe: &LastProbe, outcome: Outcome) {
+        assert_eq!(probe.outcome, outcome, "{}", probe.text);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_waited_has_its_whole_time() {
+        let turns = turns_of(&"busy".into());
+        let all = turns.acquire_many(MOST_OF_A_SERVICE as u32).await.expect("open");
+        let probe = tokio::spawn(run(job("busy", "sleep 1", Duration::from_secs(3))));
+        tokio::time::sleep(Duration::from_millis(2_400)).await;
+        drop(all);
+        expect(&probe.await.expect("no panic"), Outcome::Passed);
+    }
+
+    #[tokio::test]
+    async fn a_service_whose_programs_hang_holds_no_other_up_and_nobody_is_blamed_for_it() {
+        let turns = turns_of(&"hangs".into());
+        let _all = turns.acquire_many(MOST_OF_A_SERVICE as u32).await.expect("open");
+        let probe = run(job("hangs", "exit 0", Duration::from_millis(200))).await;
+        expect(&probe, Outcome::Skipped);
+        assert!(
+            probe.text.contains("32 programs of this service run already"),
+            "{}",
+            probe.text
+        );
+        expect(
+            &run(job("well", "exit 0", Duration::from_secs(20))).await,
+            Outcome::Passed,
+        );
     }
 }
