@@ -19,12 +19,12 @@ mod tls_tests;
 mod webhook;
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
@@ -62,6 +62,8 @@ enum Failure {
 struct Receiver {
     alert: Alert,
     queue: mpsc::Sender<Arc<Event>>,
+    /// The task's copy of `alert`.
+    settings: watch::Sender<Alert>,
     shared: Arc<Shared>,
     task: AbortHandle,
 }
@@ -71,6 +73,10 @@ struct Receiver {
 struct Shared {
     /// Events that found no room, since the receiver was last told.
     unsent: AtomicU64,
+    /// The last of them.
+    last_unsent: AtomicU64,
+    /// Whether one is on its way.
+    busy: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -105,20 +111,40 @@ impl Alerts {
         })
     }
 
-    /// Replaces the receivers. One that stays as it was keeps its queue.
-    pub fn set(&mut self, alerts: &[Alert]) {
+    /// Replaces the receivers. One whose name stays keeps its queue, and what is on its way, with whatever other settings. Returns the names of
+    /// those that go while events wait, and how many.
+    pub fn set(&mut self, alerts: &[Alert]) -> Vec<(String, u64)> {
+        let mut dropped = Vec::new();
         self.receivers.retain(|receiver| {
-            let stays = alerts.contains(&receiver.alert);
+            let stays = alerts.iter().any(|alert| alert.name == receiver.alert.name);
             if !stays {
                 receiver.task.abort();
+                let waiting = receiver.waiting();
+                if waiting > 0 {
+                    warn!(
+                        alert = receiver.alert.name,
+                        waiting, "this receiver is removed, and events that waited for it are lost"
+                    );
+                    dropped.push((receiver.alert.name.clone(), waiting));
+                }
             }
             stays
         });
         for alert in alerts {
-            if !self.receivers.iter().any(|receiver| receiver.alert == *alert) {
-                self.receivers.push(Receiver::start(alert.clone(), &self.runtime));
+            match self
+                .receivers
+                .iter_mut()
+                .find(|receiver| receiver.alert.name == alert.name)
+            {
+                None => self.receivers.push(Receiver::start(alert.clone(), &self.runtime)),
+                Some(receiver) if receiver.alert == *alert => {}
+                Some(receiver) => {
+                    receiver.alert = alert.clone();
+                    receiver.settings.send_replace(alert.clone());
+                }
             }
         }
+        dropped
     }
 
     /// Sends an event to all who want it; returns the names of those whose queue has just become full. Never waits.
@@ -156,13 +182,22 @@ impl Receiver {
     fn start(alert: Alert, runtime: &Handle) -> Self {
         let (queue, events) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared::default());
-        let task = runtime.spawn(deliver_all(alert.clone(), events, Arc::clone(&shared)));
+        let (settings, changes) = watch::channel(alert.clone());
+        let task = runtime.spawn(deliver_all(changes, events, Arc::clone(&shared)));
         Self {
             alert,
             queue,
+            settings,
             shared,
             task: task.abort_handle(),
         }
+    }
+
+    /// How many events it has not got yet.
+    fn waiting(&self) -> u64 {
+        let queued = QUEUE - self.queue.capacity();
+        let busy = self.shared.busy.load(Ordering::Relaxed);
+        queued as u64 + u64::from(busy) + self.shared.unsent.load(Ordering::Relaxed)
     }
 
     fn wants(&self, event: &Event) -> bool {
@@ -174,7 +209,8 @@ impl Receiver {
     fn send(&self, event: &Arc<Event>) -> bool {
         let unsent = self.shared.unsent.load(Ordering::Relaxed);
         if unsent > 0 {
-            let word = Arc::new(word_of_loss(event, unsent));
+            let last = self.shared.last_unsent.load(Ordering::Relaxed);
+            let word = Arc::new(word_of_loss(event, last, unsent));
             if self.queue.try_send(word).is_ok() {
                 self.shared.unsent.store(0, Ordering::Relaxed);
                 self.shared.state().lost += unsent;
@@ -183,6 +219,7 @@ impl Receiver {
         if self.shared.unsent.load(Ordering::Relaxed) == 0 && self.queue.try_send(Arc::clone(event)).is_ok() {
             return true;
         }
+        self.shared.last_unsent.store(event.id, Ordering::Relaxed);
         self.shared.unsent.fetch_add(1, Ordering::Relaxed);
         false
     }
@@ -194,10 +231,11 @@ impl Shared {
     }
 }
 
-/// An event that says that others are missing before `next`.
-fn word_of_loss(next: &Event, lost: u64) -> Event {
+/// An event that says that others are missing before `next`. It has the id of the last of them: receivers that know an id already drop what comes
+/// with it, and that one never came.
+fn word_of_loss(next: &Event, last: u64, lost: u64) -> Event {
     Event {
-        id: next.id,
+        id: last,
         at_unix_ms: next.at_unix_ms,
         kind: EventKind::AlertsLost,
         severity: EventKind::AlertsLost.severity(),
@@ -210,21 +248,28 @@ fn word_of_loss(next: &Event, lost: u64) -> Event {
     }
 }
 
-async fn deliver_all(alert: Alert, mut events: mpsc::Receiver<Arc<Event>>, shared: Arc<Shared>) {
+async fn deliver_all(
+    mut settings: watch::Receiver<Alert>,
+    mut events: mpsc::Receiver<Arc<Event>>,
+    shared: Arc<Shared>,
+) {
     while let Some(event) = events.recv().await {
-        deliver(&alert, &event, &shared).await;
+        shared.busy.store(true, Ordering::Relaxed);
+        deliver(&mut settings, &event, &shared).await;
+        shared.busy.store(false, Ordering::Relaxed);
     }
 }
 
-/// Tries until it succeeds, or there is no point any more.
-async fn deliver(alert: &Alert, event: &Event, shared: &Shared) {
+/// Tries until it succeeds, or there is no point any more; each time by the settings of that time.
+async fn deliver(settings: &mut watch::Receiver<Alert>, event: &Event, shared: &Shared) {
     let begun = Instant::now();
-    let patience = match alert.way {
-        AlertWay::Exec { .. } => PATIENCE_WITH_PROGRAMS,
-        AlertWay::Webhook { .. } | AlertWay::Smtp { .. } => PATIENCE,
-    };
     let mut pause = FIRST_PAUSE;
     loop {
+        let alert = &settings.borrow_and_update().clone();
+        let patience = match alert.way {
+            AlertWay::Exec { .. } => PATIENCE_WITH_PROGRAMS,
+            AlertWay::Webhook { .. } | AlertWay::Smtp { .. } => PATIENCE,
+        };
         let failure = match tokio::time::timeout(alert.timeout, attempt(alert, event)).await {
             Ok(Ok(())) => {
                 let mut state = shared.state();
@@ -256,7 +301,11 @@ async fn deliver(alert: &Alert, event: &Event, shared: &Shared) {
         if over {
             return;
         }
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // Other settings are tried at once.
+            Ok(()) = settings.changed() => {}
+        }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

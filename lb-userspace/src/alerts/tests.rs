@@ -126,6 +126,10 @@ fn one_that_hangs_holds_nobody_up_and_hears_what_it_missed() {
     let rest: Vec<Event> = rest.collect();
     let word = rest.last().expect("a word");
     assert_eq!(word.kind, EventKind::AlertsLost);
+    assert_ne!(
+        word.id, 5_000,
+        "whoever drops ids that it knows would drop the next event"
+    );
     let lost: u64 = word
         .why
         .split(' ')
@@ -194,6 +198,42 @@ fn only_what_is_asked_for_is_sent_and_a_change_of_others_loses_nothing() {
     assert_eq!(ids(&events, 2), [3, 4]);
     alerts.set(&[]);
     assert!(alerts.send(&event(5)).is_empty());
+}
+
+#[test]
+fn other_settings_keep_what_waits_and_a_receiver_that_goes_tells_what_it_leaves() {
+    let away = {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.local_addr().expect("bound")
+    };
+    let mut alerts = alerts(webhook(away));
+    for id in 1..=300 {
+        assert!(alerts.send(&event(id)).is_empty());
+    }
+    thread::sleep(Duration::from_millis(300));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let there = webhook(listener.local_addr().expect("bound"));
+    let changed = Alert {
+        least: Severity::Critical,
+        timeout: Duration::from_secs(7),
+        ..there
+    };
+    let events = receiver(listener, Vec::new());
+    assert!(alerts.set(std::slice::from_ref(&changed)).is_empty());
+    assert_eq!(ids(&events, 300), (1..=300).collect::<Vec<_>>());
+    // The new filter holds.
+    assert!(alerts.send(&event(301)).is_empty());
+    let again = Alert {
+        least: Severity::Warning,
+        ..webhook(away)
+    };
+    assert!(alerts.set(&[again]).is_empty());
+    for id in 302..=304 {
+        assert!(alerts.send(&event(id)).is_empty());
+    }
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(alerts.set(&[]), [("hook".to_owned(), 3)]);
+    assert!(events.try_recv().is_err());
 }
 
 /// A mail server that takes one mail, as far as RFC 5321 needs, and returns all that it was told.
