@@ -98,9 +98,14 @@ impl Daemon {
     /// Looks after slots that are not stable; called every second.
     pub(super) fn tend_slots(&mut self) {
         let keys: Vec<ServiceKey> = self.transitions.services.iter().copied().collect();
+        if keys.is_empty() {
+            return;
+        }
+        let services = self.world.model.services.iter().enumerate();
+        let by_key: HashMap<ServiceKey, usize> = services.map(|(index, service)| (service.key(), index)).collect();
         let layout = self.kernel.layout();
         for key in keys {
-            let service = self.world.model.services.iter().find(|service| service.key() == key);
+            let service = by_key.get(&key).map(|index| &self.world.model.services[*index]);
             match (service, layout.services.get(&key)) {
                 (Some(service), Some(installed)) => {
                     let (drain_time, base, size) = (
