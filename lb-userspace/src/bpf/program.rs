@@ -46,6 +46,9 @@ pub struct Balancer {
     pub taken_over: bool,
 }
 
+/// Interfaces that packets can be redirected to.
+pub const DEVICES: u32 = 4_096;
+
 impl Balancer {
     /// Loads the program with maps of its own that go when it goes.
     ///
@@ -110,7 +113,8 @@ impl Balancer {
         loader
             .map_max_entries(name::BASELINES, shape::baselines(lengths))
             .map_max_entries(name::FLOWS, lengths.flows)
-            .map_max_entries(name::INSERTS, lengths.services);
+            .map_max_entries(name::INSERTS, lengths.services)
+            .map_max_entries(name::DEVICES, DEVICES);
         // Of these aya knows only those that the object defines.
         for map in name::PINNED {
             if let Some(folder) = pins {
@@ -254,7 +258,7 @@ impl Balancer {
     /// Lets packets be redirected to an interface.
     ///
     /// # Errors
-    /// The kernel's; `ENOSPC` beyond 64 interfaces.
+    /// The kernel's; `E2BIG` beyond [`DEVICES`] interfaces.
     pub fn allow_redirect(&mut self, ifindex: u32) -> Result<(), KernelError> {
         self.devices
             .insert(ifindex, ifindex, None, 0)

@@ -95,11 +95,7 @@ impl Daemon {
             rate: sum(rates),
         };
         let (interfaces, mut warnings) = self.interfaces().await;
-        warnings.extend(
-            self.stuck
-                .as_ref()
-                .map(|why| format!("the kernel does not hold what is wanted: {why}")),
-        );
+        warnings.extend(self.behind());
         warnings.extend(self.unusual());
         warnings.extend(self.alerts.iter().flat_map(Alerts::problems));
         warnings.extend(self.journal.problem());

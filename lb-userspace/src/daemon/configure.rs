@@ -88,6 +88,7 @@ impl Daemon {
         // Kept before the kernel knows: what was accepted must not be lost, and what cannot be kept is not accepted.
         if let Err(error) = self.store.save(&self.state) {
             self.state = before;
+            self.store.save_later(self.state.clone());
             return Err(refused(error));
         }
         let Candidate {
@@ -114,8 +115,16 @@ impl Daemon {
         new.into_iter().for_each(|name| self.hold(name));
         self.world = world;
         self.positions.stale = true;
+        if !self.kernel.allow_redirects(&wanted).is_empty() {
+            // Who is behind such an interface is found, and put out, when all services are decided anew.
+            let all = self.world.model.services.iter();
+            self.stale.extend(all.map(|service| service.name.clone()));
+        }
         if let Some(alerts) = &mut self.alerts {
-            alerts.set(&self.world.model.alerts);
+            for (name, waiting) in alerts.set(&self.world.model.alerts) {
+                let note = Note::new(EventKind::AlertsLost, Cause::Operator);
+                self.tell(note.because(format!("alert {name:?} is removed, and {waiting} events waited for it")));
+            }
         }
         for (service, change) in changes {
             self.tell_changes(&service, vec![change]);
@@ -226,7 +235,7 @@ impl Daemon {
                 .await
                 .map_err(refused)?;
         }
-        self.kernel.allow_redirects(wanted).map_err(refused)?;
+        self.kernel.allow_redirects(wanted);
         self.kernel.apply(plan).map_err(internal)
     }
 

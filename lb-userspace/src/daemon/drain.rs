@@ -94,7 +94,7 @@ impl Daemon {
             one.admin = Some(Admin::Disabled);
             one.since_unix_ms = unix_ms();
             to = "disabled";
-            self.keep_or_say(overrides);
+            self.keep_later(overrides);
             self.stale.insert(service.to_owned());
         }
         let note = Note::new(EventKind::BackendDrained, Cause::Operator).backend(service, backend);

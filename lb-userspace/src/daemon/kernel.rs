@@ -9,6 +9,7 @@ use lb_common::reason::Reason;
 use thiserror::Error;
 use tracing::{error, info};
 
+use super::bring::allow_redirects;
 use crate::bpf::error::KernelError;
 use crate::bpf::grace;
 use crate::bpf::instance::Instance;
@@ -172,12 +173,23 @@ impl Kernel {
         apply::apply(plan, &self.balancer.tables, |row| self.balancer.raw_pair(row))
     }
 
-    /// Lets packets leave by every interface that the wanted rewrites name.
+    /// Lets packets leave by every interface that the wanted services send them by; returns those that cannot be: the interface is gone, or the
+    /// device map is full.
+    pub fn allow_redirects<'a>(
+        &mut self,
+        wanted: impl IntoIterator<Item = &'a WantedService>,
+    ) -> Vec<(u32, KernelError)> {
+        allow_redirects(&mut self.balancer, &mut self.redirects, wanted)
+    }
+
+    /// The same for one interface.
     ///
     /// # Errors
-    /// If the device map is full.
-    pub fn allow_redirects(&mut self, wanted: &[WantedService]) -> Result<(), KernelError> {
-        allow_redirects(&mut self.balancer, &mut self.redirects, wanted)
+    /// The kernel's.
+    pub fn allow_redirect(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.balancer.allow_redirect(ifindex)?;
+        self.redirects.insert(ifindex);
+        Ok(())
     }
 
     /// Puts the program on the interfaces, in place of what an earlier daemon put there, and takes it off all others.
@@ -269,7 +281,7 @@ impl Kernel {
             ..Meta::default()
         })?;
         apply::apply(&plan, &balancer.tables, |row| balancer.raw_pair(row))?;
-        allow_redirects(&mut balancer, redirects, wanted)?;
+        allow_redirects(&mut balancer, redirects, wanted);
         Ok(balancer)
     }
 
@@ -341,26 +353,6 @@ async fn put_on(
         }
     }
     Ok(attached)
-}
-
-fn allow_redirects(
-    balancer: &mut Balancer,
-    allowed: &mut HashSet<u32>,
-    wanted: &[WantedService],
-) -> Result<(), KernelError> {
-    let ways = wanted
-        .iter()
-        .flat_map(|service| &service.backends)
-        .map(|backend| backend.rewrite.ifindex);
-    for ifindex in ways.filter(|ifindex| *ifindex != 0) {
-        if allowed.insert(ifindex) {
-            // Forgotten on an error, so that it is tried again.
-            balancer.allow_redirect(ifindex).inspect_err(|_| {
-                allowed.remove(&ifindex);
-            })?;
-        }
-    }
-    Ok(())
 }
 
 /// Finishes or takes back what a daemon was doing with whole folders of tables when it was killed.

@@ -9,20 +9,26 @@
 //! | `configure` | another configuration: plan, apply, report |
 //! | `paths` | how the probes of each backend travel |
 //! | `operator` | drain, disable, weight |
+//! | `bring` | what is wanted, to the kernel |
 //! | `answers` | what the API shows |
 //! | `tell` | what has happened, as events |
 //! | `wayless` | when it is told that there is no way to a backend |
 //! | `unusual` | what a service's policy does that people should know |
 //! | `loads` | weights that follow load |
 //! | [`positions`] | where backends stand on their way, for the next daemon |
+//! | `clock` | a wall clock that does not jump |
+//! | `later` | files that are written beside the loop |
 //! | `drain` | drains that have ended |
 //! | `rates` | packets per second |
 //! | `sweep` | slots that changed owner, on their way back to rest |
 
 mod answers;
+mod bring;
+mod clock;
 mod configure;
 mod drain;
 pub mod kernel;
+mod later;
 mod loads;
 mod operator;
 mod paths;
@@ -42,7 +48,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::alerts::Alerts;
 use crate::api::call::Call;
@@ -54,7 +60,6 @@ use crate::journal::{Journal, Note};
 use crate::load::agent::{Agents, Report};
 use crate::model::Service;
 use crate::netlink::{Answer, Watcher};
-use crate::plan::Scope;
 use crate::policy::Now;
 use drain::Drain;
 use kernel::Kernel;
@@ -131,8 +136,8 @@ struct Daemon {
     stale: BTreeSet<String>,
     /// New services, and until when they may wait for the first verdicts on their backends.
     held: BTreeMap<String, Instant>,
-    /// Since when the kernel does not hold what is wanted, and why.
-    stuck: Option<String>,
+    /// Services for which the kernel does not hold what is wanted, and why.
+    stuck: BTreeMap<String, String>,
 }
 
 /// How often rates are taken and what failed is tried again.
@@ -145,7 +150,7 @@ const FIRST_VERDICTS: Duration = Duration::from_millis(500);
 fn now() -> Now {
     Now {
         instant: Instant::now(),
-        unix_ms: configure::unix_ms(),
+        unix_ms: clock::steady_ms(),
     }
 }
 
@@ -190,7 +195,9 @@ impl Daemon {
                     self.set_targets();
                 }
                 self.tend_ways();
+                self.tend_blocked();
                 self.tend_slots();
+                self.tend_clock();
                 self.tend_overrides();
                 self.tend_drains();
                 self.tend_latencies();
@@ -210,6 +217,8 @@ impl Daemon {
     fn farewell(&mut self, reason: &str) {
         self.positions.stale = true;
         self.tend_positions();
+        self.positions.finish();
+        self.store.finish();
         self.tell(Note::new(EventKind::DaemonStopped, Cause::Daemon).because(reason));
         info!(
             reason,
@@ -256,64 +265,6 @@ impl Daemon {
             self.set_targets();
         }
         self.stale.extend(concerned);
-    }
-
-    /// Brings the kernel to what is wanted for the services that something has changed for.
-    fn converge(&mut self) {
-        if self.stale.is_empty() {
-            return;
-        }
-        let ready: BTreeSet<String> = self.stale.iter().filter(|name| !self.is_held(name)).cloned().collect();
-        if ready.is_empty() {
-            return;
-        }
-        self.positions.stale = true;
-        let now = now();
-        for name in &ready {
-            let changes = self.world.decide(name, now);
-            self.tell_changes(name, changes);
-        }
-        let services = ready.iter().filter_map(|name| self.world.service(name));
-        let wanted: Vec<_> = services.filter_map(|service| self.world.wanted(service)).collect();
-        let begun = Instant::now();
-        let done = self
-            .kernel
-            .plan(&wanted, Scope::TheseOnly)
-            .map_err(|error| error.to_string())
-            .and_then(|plan| {
-                self.kernel
-                    .allow_redirects(&wanted)
-                    .map_err(|error| error.to_string())?;
-                let summary = plan.summary;
-                self.kernel.apply(&plan).map_err(|error| error.to_string())?;
-                Ok(summary)
-            });
-        match done {
-            Ok(summary) => {
-                let micros = begun.elapsed().as_micros();
-                debug!(
-                    services = ready.len(),
-                    slots_moved = summary.slots_moved,
-                    micros,
-                    "kernel brought up to date"
-                );
-                self.transitions
-                    .services
-                    .extend(wanted.iter().map(|service| service.key));
-                self.stale.retain(|name| !ready.contains(name));
-                self.held.retain(|name, _| !ready.contains(name));
-                if self.stuck.take().is_some() {
-                    self.tell(Note::new(EventKind::KernelCaughtUp, Cause::Daemon));
-                }
-            }
-            Err(error) => {
-                // Tried again at the next event, a second from now at the latest.
-                if self.stuck.as_ref() != Some(&error) {
-                    self.tell(Note::new(EventKind::KernelBehind, Cause::Daemon).because(&error));
-                }
-                self.stuck = Some(error);
-            }
-        }
     }
 
     /// Whether a new service waits for the first verdicts on its backends. Served one by one, each that comes up would take its

@@ -1,8 +1,7 @@
 //! The operator's word on a backend, and what it leads to with time: drains that end, weights that arrive.
 
-use tracing::error;
-
-use super::configure::{refused, unix_ms};
+use super::clock::steady_ms;
+use super::configure::refused;
 use super::state::Override;
 use super::{Daemon, world::Overrides};
 use crate::api::error::{ApiError, ErrorKind};
@@ -28,7 +27,7 @@ impl Daemon {
     ) -> Result<BackendChanged, ApiError> {
         let before = self.backend_detail(service, backend)?;
         judge(action)?;
-        let now = unix_ms();
+        let now = steady_ms();
         let mut overrides = self.world.overrides.clone();
         let backends = overrides.entry(service.to_owned()).or_default();
         let one = backends.get(backend).copied().unwrap_or_default();
@@ -83,7 +82,7 @@ impl Daemon {
 
     /// Ends drains and ramps whose time is over; called every second.
     pub(super) fn tend_overrides(&mut self) {
-        let now = unix_ms();
+        let now = steady_ms();
         let mut overrides = self.world.overrides.clone();
         let mut notes = Vec::new();
         for (service, backends) in &mut overrides {
@@ -105,23 +104,24 @@ impl Daemon {
         if notes.is_empty() {
             return;
         }
-        self.keep_or_say(overrides);
+        self.keep_later(overrides);
         notes.into_iter().for_each(|note| self.tell(note));
     }
 
-    /// Puts overrides in force that time has changed: in memory at least.
-    pub(super) fn keep_or_say(&mut self, overrides: Overrides) {
-        if let Err(error) = self.keep(overrides.clone()) {
-            error!(%error, "the overrides on the disk are old");
-            self.take_over(overrides);
-        }
+    /// Puts overrides in force that time has changed. They are kept soon: only an operator's own word waits for the disk.
+    pub(super) fn keep_later(&mut self, mut overrides: Overrides) {
+        overrides.retain(|_, backends| !backends.is_empty());
+        self.take_over(overrides);
+        self.store.save_later(self.state.clone());
     }
 
     fn keep(&mut self, mut overrides: Overrides) -> Result<(), super::state::StateError> {
         overrides.retain(|_, backends| !backends.is_empty());
         let mut state = self.state.clone();
         state.overrides = overrides.clone();
-        self.store.save(&state)?;
+        // What time has changed may have waited to be kept.
+        let unkept = |_: &_| self.store.save_later(self.state.clone());
+        self.store.save(&state).inspect_err(unkept)?;
         self.take_over(overrides);
         Ok(())
     }
@@ -141,11 +141,7 @@ impl Daemon {
                 "no backend of service {name:?} serves now: its packets are dropped"
             ));
         }
-        warnings.extend(
-            self.stuck
-                .as_ref()
-                .map(|why| format!("the kernel does not hold what is wanted: {why}")),
-        );
+        warnings.extend(self.behind());
         warnings
     }
 }

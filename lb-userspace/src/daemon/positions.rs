@@ -1,29 +1,36 @@
 //! Where backends stand on their way, kept for the next daemon.
 //!
-//! A file beside the state, rewritten at most once a second and when the daemon stops. It is not synced: what a crash of the machine takes with it
-//! goes with the tables, and no failover waits for a disk.
+//! A file beside the state, rewritten at most once a second and when the daemon stops, in a thread of its own: no failover waits for a disk. It is
+//! not synced: what a crash of the machine takes with it goes with the tables.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tracing::warn;
 
 use super::Daemon;
+use super::later::Later;
 use super::world::Left;
+
+/// How long a daemon that stops waits for the disk.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// By service.
 pub type All = BTreeMap<String, Left>;
 
 /// The file, and what stands in it.
-#[derive(Debug)]
 pub struct Positions {
-    path: PathBuf,
+    later: Later<All>,
     kept: All,
     /// Something has been decided since.
     pub stale: bool,
-    failing: bool,
+    /// The last one was not written.
+    failing: Arc<AtomicBool>,
 }
 
 impl Positions {
@@ -37,41 +44,53 @@ impl Positions {
             }),
             Err(_) => All::new(),
         };
+        let failing = Arc::new(AtomicBool::new(false));
+        let failed = Arc::clone(&failing);
         Self {
-            path,
+            later: Later::new(move |all| {
+                let written = write(&path, all).inspect_err(|error| {
+                    if !failed.load(Ordering::Relaxed) {
+                        warn!(path = %path.display(), %error, "where backends stand on their way is not kept");
+                    }
+                });
+                failed.store(written.is_err(), Ordering::Relaxed);
+            }),
             kept,
             // What is over by now.
             stale: true,
-            failing: false,
+            failing,
         }
     }
 
-    /// What an earlier daemon left.
+    /// What an earlier daemon left, before anything was [kept](Self::keep).
     pub fn kept(&self) -> &All {
         &self.kept
     }
 
-    /// Writes them if they differ from what stands there.
+    /// Has them written if they differ from what stands there.
     fn keep(&mut self, now: All) {
         self.stale = false;
-        if now == self.kept {
-            return;
-        }
-        let new = self.path.with_extension("json.new");
-        let write = || -> io::Result<()> {
-            fs::write(&new, serde_json::to_vec(&now)?)?;
-            fs::rename(&new, &self.path)
-        };
-        match write() {
-            Ok(()) => (self.kept, self.failing) = (now, false),
-            Err(error) => {
-                if !self.failing {
-                    warn!(path = %self.path.display(), %error, "where backends stand on their way is not kept");
-                }
-                (self.failing, self.stale) = (true, true);
-            }
+        if now != self.kept || self.failing.load(Ordering::Relaxed) {
+            self.kept = now.clone();
+            self.later.put(now);
         }
     }
+
+    /// Whether there may be something to write.
+    fn is_stale(&self) -> bool {
+        self.stale || self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the disk, a little.
+    pub fn finish(&self) {
+        self.later.finish(PATIENCE);
+    }
+}
+
+fn write(path: &Path, all: &All) -> io::Result<()> {
+    let new = path.with_extension("json.new");
+    fs::write(&new, serde_json::to_vec(all)?)?;
+    fs::rename(&new, path)
 }
 
 /// Forgets them.
@@ -88,7 +107,7 @@ pub fn remove(folder: &Path) -> io::Result<()> {
 impl Daemon {
     /// Keeps where backends stand, if that may have changed; called every second.
     pub(super) fn tend_positions(&mut self) {
-        if self.positions.stale {
+        if self.positions.is_stale() {
             let left = self.world.left(|address| self.wayless.is_told(address), super::now());
             self.positions.keep(left);
         }
@@ -126,7 +145,8 @@ mod tests {
         };
         let all: All = [("web".to_owned(), web)].into();
         positions.keep(all.clone());
-        assert!(!positions.stale);
+        positions.finish();
+        assert!(!positions.is_stale());
         assert_eq!(Positions::load(folder.path()).kept(), &all);
         fs::write(folder.path().join("positions.json"), "[1").expect("written");
         assert_eq!(Positions::load(folder.path()).kept(), &All::new());
@@ -140,6 +160,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let mut positions = Positions::load(&folder.path().join("missing"));
         positions.keep([("web".to_owned(), Left::default())].into());
-        assert!(positions.stale && positions.kept().is_empty());
+        positions.finish();
+        assert!(positions.is_stale());
+        fs::create_dir(folder.path().join("missing")).expect("a folder");
+        positions.keep([("web".to_owned(), Left::default())].into());
+        positions.finish();
+        assert!(!positions.is_stale() && folder.path().join("missing/positions.json").exists());
     }
 }

@@ -225,7 +225,7 @@ async fn run_here(
         config_warnings: warnings.iter().map(|warning| warning.headline().to_string()).collect(),
         stale: BTreeSet::new(),
         held: BTreeMap::new(),
-        stuck: None,
+        stuck: std::collections::BTreeMap::new(),
     };
     // Whoever is up already served before.
     let world = &daemon.world;
@@ -311,8 +311,17 @@ async fn prepare(
         world.was_out(&service, &backend, now.instant);
     }
     resume(&mut world, &kernel, positions, now);
-    let changes = world.decide_all(now);
-    let wanted = world.wanted_all();
+    let mut changes = world.decide_all(now);
+    let mut wanted = world.wanted_all();
+    let blocked = kernel.allow_redirects(&wanted);
+    if !blocked.is_empty() {
+        for (ifindex, error) in blocked {
+            warn!(ifindex, %error, "no packets can be sent by this interface: backends behind it are out");
+            world.block(ifindex, error.to_string());
+        }
+        changes.extend(world.decide_all(now));
+        wanted = world.wanted_all();
+    }
     let plan = if kernel.needs_reload(&world.model) {
         info!("the tables are made anew: other capacities");
         None
@@ -332,7 +341,6 @@ async fn prepare(
     } = &world.model.node;
     match plan {
         Some(plan) => {
-            kernel.allow_redirects(&wanted).map_err(ControlError::from)?;
             kernel.apply(&plan).map_err(ControlError::from)?;
             kernel.attach(interfaces, *xdp_mode).await?;
         }

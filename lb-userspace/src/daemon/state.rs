@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tracing::error;
 
+use super::later::Later;
+use super::positions::PATIENCE;
 use crate::api::types::Admin;
 use crate::policy::ramp::Ramp;
 
@@ -98,16 +101,24 @@ impl Override {
 }
 
 /// The file that holds the state.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Store {
     path: PathBuf,
+    later: Later<State>,
 }
 
 impl Store {
     /// The store in a folder.
     pub fn in_folder(folder: &Path) -> Self {
+        let path = folder.join("state.json");
+        let place = path.clone();
         Self {
-            path: folder.join("state.json"),
+            path,
+            later: Later::new(move |state| {
+                if let Err(error) = write(&place, state) {
+                    error!(%error, "the overrides on the disk are old");
+                }
+            }),
         }
     }
 
@@ -119,7 +130,7 @@ impl Store {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
-            Err(source) => return Err(self.failed("read", &self.path, source)),
+            Err(source) => return Err(failed("read", &self.path, source)),
         };
         serde_json::from_slice(&bytes).map_err(|problem| StateError::Unreadable {
             path: self.path.clone(),
@@ -132,22 +143,17 @@ impl Store {
     /// # Errors
     /// If it could not be written; then the old one is still there.
     pub fn save(&self, state: &State) -> Result<(), StateError> {
-        let new = self.path.with_extension("json.new");
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&new)?;
-            serde_json::to_writer_pretty(&mut file, state)?;
-            file.write_all(b"\n")?;
-            file.sync_all()
-        };
-        write().map_err(|source| {
-            // What was written of it may fill the disk.
-            let _ = fs::remove_file(&new);
-            self.failed("write", &new, source)
-        })?;
-        fs::rename(&new, &self.path).map_err(|source| self.failed("replace", &self.path, source))?;
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        let sync = || File::open(folder)?.sync_all();
-        sync().map_err(|source| self.failed("sync", folder, source))
+        self.later.instead(|| write(&self.path, state))
+    }
+
+    /// Replaces the state soon. The caller does not wait for the disk, and what fails is in the log alone.
+    pub fn save_later(&self, state: State) {
+        self.later.put(state);
+    }
+
+    /// Waits for what is to be saved, a little.
+    pub fn finish(&self) {
+        self.later.finish(PATIENCE);
     }
 
     /// Forgets the state.
@@ -156,17 +162,37 @@ impl Store {
     /// If the file cannot be removed.
     pub fn remove(&self) -> Result<(), StateError> {
         match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove", &self.path, error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &self.path, error)),
             _ => Ok(()),
         }
     }
+}
 
-    fn failed(&self, action: &'static str, path: &Path, source: io::Error) -> StateError {
-        StateError::File {
-            action,
-            path: path.to_owned(),
-            source,
-        }
+/// On the disk when this returns.
+fn write(path: &Path, state: &State) -> Result<(), StateError> {
+    let new = path.with_extension("json.new");
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&new)?;
+        serde_json::to_writer_pretty(&mut file, state)?;
+        file.write_all(b"\n")?;
+        file.sync_all()
+    };
+    write().map_err(|source| {
+        // What was written of it may fill the disk.
+        let _ = fs::remove_file(&new);
+        failed("write", &new, source)
+    })?;
+    fs::rename(&new, path).map_err(|source| failed("replace", path, source))?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let sync = || File::open(folder)?.sync_all();
+    sync().map_err(|source| failed("sync", folder, source))
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> StateError {
+    StateError::File {
+        action,
+        path: path.to_owned(),
+        source,
     }
 }
 
@@ -203,6 +229,9 @@ mod tests {
         assert_eq!(store.load().expect("loaded"), state());
         store.remove().expect("removed");
         assert_eq!(store.load().expect("loaded"), State::default());
+        store.save_later(state());
+        store.finish();
+        assert_eq!(store.load().expect("loaded"), state());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the daemon knows: the model, the operator's word, the backends' health, the ways to them. Pure: it asks nobody.
 
+mod blocked;
 mod left;
 mod policy;
 mod rings;
@@ -47,6 +48,8 @@ pub struct World {
     decided: HashMap<String, Decided>,
     /// What backends report of their load, and how fast they answer.
     pub loads: HashMap<TargetId, Load>,
+    /// Interfaces that no packets can be sent by, and why: who is behind them is out of reach.
+    pub blocked: BTreeMap<u32, String>,
     /// Backends that are not configured any more and still serve the flows that they have.
     leaving: HashMap<ServiceKey, Vec<Backend>>,
 }
@@ -74,6 +77,7 @@ impl World {
             machines: HashMap::new(),
             decided: HashMap::new(),
             loads: HashMap::new(),
+            blocked: BTreeMap::new(),
             leaving: HashMap::new(),
         };
         world.replace_model(model);
@@ -321,7 +325,7 @@ impl World {
 
     /// What stands between a backend and its traffic, or how it is served.
     pub fn backend_now(&self, service: &Service, backend: &Backend) -> Result<BackendNow, String> {
-        let way = self.usable_way(backend)?;
+        let way = self.open_way(backend)?;
         let now = self.rewrite_with(service, backend, &way)?;
         Ok(BackendNow {
             share: self.share(service, backend),

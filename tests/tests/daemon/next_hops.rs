@@ -107,3 +107,37 @@ fn a_backend_that_falls_silent_lends_its_slots() -> Result<()> {
     println!("back: noticed after {:?}", changed.elapsed());
     Ok(())
 }
+
+#[test]
+fn an_interface_that_is_gone_holds_no_new_tables_up() -> Result<()> {
+    let site = Site::new(Arms::Two, 2)?;
+    let mut file = File::new([Svc::new("web", 10, 2)]);
+    file.services[0].backends[0].1 = "10.9.9.9".into();
+    let _servers = site.serve(&file.services)?;
+    let host = &site.net.edge;
+    host.ip("link add link eth1 name gone type macvlan mode bridge")?;
+    host.ip("addr add 10.0.9.1/24 dev gone")?;
+    host.ip("link set gone up")?;
+    let first = &site.net.backends[0].host;
+    first.ip("addr add 10.0.9.11/24 dev eth0")?;
+    host.ip("route add 10.9.9.9/32 via 10.0.9.11 dev gone")?;
+    let edge = site.edge(&file)?;
+    wait_until("a way by the interface", SOON, || {
+        Ok(shown(&edge.api()?, "web", "web-1")?["next_hop"]["interface"] == "gone")
+    })?;
+    host.ip("route replace blackhole 10.9.9.9/32")?;
+    wait_until("the backend to have no way", SOON, || {
+        Ok(shown(&edge.api()?, "web", "web-1")?["slots"] == 0)
+    })?;
+    host.ip("link delete gone")?;
+    file.node += "[node.capacity]\nservices = 50\nbackends = 100\n";
+    edge.apply(&file.to_string())?;
+    assert_eq!(shown(&edge.api()?, "web", "web-1")?["slots"], 0);
+    let target = file.services[0].target()?;
+    let ask = || {
+        site.net
+            .client
+            .enter(|| ask_udp(target, 33_000, Duration::from_millis(100)).unwrap_or_default())
+    };
+    wait_until("web-2 to answer", SOON, || Ok(ask()? == "web-2"))
+}

@@ -198,7 +198,7 @@ impl World {
     }
 
     fn is_reachable(&self, service: &Service, backend: &Backend) -> bool {
-        let way = self.usable_way(backend);
+        let way = self.open_way(backend);
         way.is_ok_and(|way| self.rewrite_with(service, backend, &way).is_ok())
     }
 

@@ -381,3 +381,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_is_behind_an_interface_that_takes_no_packets_is_out_until_it_does() {
+    let mut stage = Stage::new(0);
+    stage.world.interfaces = vec![7];
+    let up = (1..4).map(|one| (TargetId::new("web", &format!("b{one}")), Health::Up));
+    stage.world.health.extend(up);
+    let (moved, way) = way(2, true);
+    stage
+        .world
+        .set_ways([(moved, way.map(|way| NextHop { ifindex: 65, ..way }))]);
+    let owners = |stage: &mut Stage| {
+        stage.world.decide_all(stage.now);
+        let wanted = stage
+            .world
+            .wanted(stage.world.service("web").expect("it is"))
+            .expect("rings");
+        (
+            wanted.owners.contains(&1),
+            wanted.backends[1].serves,
+            wanted.backends[1].rewrite.ifindex,
+        )
+    };
+    assert_eq!(owners(&mut stage), (true, true, 65));
+    assert_eq!(stage.world.block(65, "full".into()), ["web".to_owned()].into());
+    assert_eq!(owners(&mut stage), (false, false, 65));
+    assert!(stage.world.leads_by(65));
+    stage.world.unblock(65);
+    assert_eq!(owners(&mut stage), (true, true, 65));
+}
