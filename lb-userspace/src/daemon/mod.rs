@@ -26,6 +26,7 @@ mod answers;
 mod bring;
 mod clock;
 mod configure;
+mod counts;
 mod drain;
 pub mod kernel;
 mod later;
