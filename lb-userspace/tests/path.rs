@@ -1,4 +1,4 @@
-//! The users' path attached as it is on kernels without tcx, and what stays of it when its maker is gone.
+//! The users' path as each kernel has it: by links of tcx, or by filters of a clsact qdisc, which stay when their maker is gone.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use lb_common::encap;
 use lb_common::map::Rewrite;
 use lb_common::probe::name;
+use lb_tests::kernel;
 use lb_tests::net::{Arms, Family, Scratch, Topology};
 use lb_tests::serve::Nginx;
 use lb_userspace::health::{Checker, State, Target, TargetId, Via, VipPath};
@@ -67,6 +68,64 @@ fn with_a_clsact_qdisc_probes_go_and_come_back_too() -> Result<()> {
     Ok(())
 }
 
+/// The way that the daemon takes on this kernel, in both families. `cargo xtask kernels` runs it on the oldest and on the newest.
+#[test]
+fn as_this_kernel_has_it_probes_of_both_families_go_and_come_back() -> Result<()> {
+    let hook = Hook::of_kernel();
+    let newer = kernel::version()? >= (6, 6);
+    ensure!(hook == if newer { Hook::Tcx } else { Hook::Clsact }, "{hook:?}");
+    let scratch = Scratch::new()?;
+    let net = Topology::new(Arms::Two, 1)?;
+    let backend = &net.backends[0];
+    let _server = Nginx::start(&backend.host, &scratch)?;
+    let macs = (backend.host.mac("eth0")?, net.edge.mac("eth1")?);
+    net.edge.enter(|| -> Result<()> {
+        let eth1 = nix::net::if_::if_nametoindex("eth1")?;
+        let mut path = UsersPath::set_up(object::PROBE, hook)?;
+        let sources: [IpAddr; 2] = ["10.0.0.5".parse()?, "2001:db8:b::5".parse()?];
+        path.add_sources(sources)?;
+        path.expect_answers(&HashSet::from([eth1]))?;
+        let rewrite = Rewrite {
+            ifindex: eth1,
+            ..encap::l2(macs.0, macs.1)
+        };
+        path.set_targets((1..=2).map(|number| (number, rewrite)).collect())?;
+        for (number, family, source) in [(1, Family::V4, sources[0]), (2, Family::V6, sources[1])] {
+            let vip = Topology::vip(family, 10);
+            let way = |number| {
+                Via::Vip(VipPath {
+                    vip,
+                    source,
+                    number,
+                    namespace: path.namespace(),
+                    tunnel: false,
+                })
+            };
+            let address = backend.address(family);
+            ensure!(
+                verdict(address, way(number))? == State::Down,
+                "{family:?}: no VIP, and an answer"
+            );
+            let prefix = if vip.is_ipv4() { 32 } else { 128 };
+            backend.host.ip(&format!("addr add {vip}/{prefix} dev lo"))?;
+            ensure!(verdict(address, way(number))? == State::Up, "{family:?}: no answer");
+            ensure!(
+                verdict(address, way(9))? == State::Down,
+                "{family:?}: nobody has that number"
+            );
+        }
+        Ok(())
+    })??;
+    ensure!(
+        net.edge.ip("link show lb-probe").is_err(),
+        "the interface is still there"
+    );
+    Ok(())
+}
+
+/// How long a probe waits: a guest without KVM is slow.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// What the first probe of an HTTP server on port 80 says.
 fn verdict(address: IpAddr, via: Via) -> Result<State> {
     let (sender, events) = channel();
@@ -78,9 +137,9 @@ fn verdict(address: IpAddr, via: Via) -> Result<State> {
         health: Health {
             check: Check::Http(Http::get("/healthz")),
             port: 80,
-            interval: Duration::from_secs(5),
-            fast_interval: Duration::from_secs(5),
-            timeout: Duration::from_secs(5),
+            interval: PATIENCE,
+            fast_interval: PATIENCE,
+            timeout: PATIENCE,
             rise: 1,
             fall: 1,
             jitter: 0.0,

@@ -17,6 +17,8 @@ pub(super) enum Column {
     Packets,
     /// Routes, neighbours and a backend's set-up.
     Hosts,
+    /// Health probes by the users' path.
+    Probes,
     /// Clients and servers with the daemon between them.
     EndToEnd,
     /// The kernel's own tunnel devices at the backends.
@@ -24,13 +26,21 @@ pub(super) enum Column {
 }
 
 impl Column {
-    pub(super) const ALL: [Self; 5] = [Self::Loads, Self::Packets, Self::Hosts, Self::EndToEnd, Self::Tunnels];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Loads,
+        Self::Packets,
+        Self::Hosts,
+        Self::Probes,
+        Self::EndToEnd,
+        Self::Tunnels,
+    ];
 
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Loads => "loads",
             Self::Packets => "packet tables",
             Self::Hosts => "hosts",
+            Self::Probes => "probes",
             Self::EndToEnd => "end to end",
             Self::Tunnels => "kernel tunnels",
         }
@@ -100,6 +110,14 @@ const TESTS: &[Test] = &[
         // What those of `scale` measure is the machine.
         filter: "--skip=scale::",
         limit: 600,
+    },
+    Test {
+        column: Column::Probes,
+        name: "users-path",
+        package: "lb-userspace",
+        target: "path",
+        filter: "",
+        limit: 300,
     },
     Test {
         column: Column::EndToEnd,

@@ -72,7 +72,7 @@ const KERNELS: [Kernel; 3] = [
 ];
 
 /// Programs of this machine that the tests start.
-const PROGRAMS: [&str; 4] = ["ip", "ethtool", "nginx", "sysctl"];
+const PROGRAMS: [&str; 5] = ["ip", "tc", "ethtool", "nginx", "sysctl"];
 /// Files of the workspace that tests read where they were compiled.
 const FILES: [&str; 1] = ["lb-userspace/tests/verifier/budget.toml"];
 

@@ -22,6 +22,9 @@ const WANTED: &[&str] = &[
     "ip6_gre",
     "fou",
     "fou6",
+    // Probes before Linux 6.6, where tc has no links: filters of a clsact qdisc.
+    "sch_ingress",
+    "cls_bpf",
 ];
 
 /// A module as the kernel takes it.

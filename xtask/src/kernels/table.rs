@@ -387,7 +387,7 @@ mod tests {
         assert_eq!(
             rest,
             [
-                "6.1.0-50-amd64  2 passed  -              -      -           -               9 s",
+                "6.1.0-50-amd64  2 passed  -              -      -       -           -               9 s",
                 "instructions verified on 6.1.0-50-amd64: balance 1200, lookup 300",
                 "2 passed, 0 failed",
             ]
