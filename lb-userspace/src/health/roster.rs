@@ -21,6 +21,9 @@ const START_WINDOW: Duration = Duration::from_millis(100);
 /// For so long it counts that a host has refused a tunnelled packet; it says so once a second, more or less.
 const REFUSAL: Duration = Duration::from_secs(3);
 
+/// A probe starts early by this part of its fast interval at most.
+const EARLY: u32 = 32;
+
 /// An expedited probe starts no sooner than this after the one before.
 const LEAST_GAP: Duration = Duration::from_millis(50);
 
@@ -127,16 +130,19 @@ impl Roster {
         self.schedule_first(&born, now);
     }
 
-    /// The next probe that is due, which from now on counts as running; nothing if none is.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<(ProbeId, Job)> {
+    /// The next probe that is due now, or will be within `slack` and [a part of its interval](EARLY), which from now on counts as
+    /// running; nothing if none is.
+    pub(super) fn take_due(&mut self, now: Instant, slack: Duration) -> Option<(ProbeId, Job)> {
         while let Some(&Reverse((due, id))) = self.queue.peek() {
-            if due > now {
+            let probe = self.probes.get_mut(&id).filter(|probe| probe.next == Some(due));
+            let slack = probe
+                .as_ref()
+                .map_or(slack, |probe| slack.min(probe.key.fast_interval / EARLY));
+            if due > now + slack {
                 return None;
             }
             self.queue.pop();
-            let Some(probe) = self.probes.get_mut(&id).filter(|probe| probe.next == Some(due)) else {
-                continue;
-            };
+            let Some(probe) = probe else { continue };
             if probe.running {
                 probe.overdue = true;
                 continue;
@@ -171,7 +177,8 @@ impl Roster {
             self.changes.extend(event);
         }
         let quick = probe.undecided().then(|| {
-            let gap = probe.key.gap(probe.key.fast_interval, self.rng.f64());
+            // Not later than said: what a verdict may take at most counts then.
+            let gap = probe.key.gap(probe.key.fast_interval, self.rng.f64() / 2.0);
             probe.started.map_or(result.at, |started| started + gap).max(result.at)
         });
         // Whatever comes first, if that is before its time.
@@ -323,7 +330,7 @@ impl Probe {
     /// Whether somebody's verdict may be about to change.
     fn undecided(&self) -> bool {
         let open = |subscriber: &Subscriber| subscriber.judge.run() > 0 || subscriber.judge.state() == State::Starting;
-        self.key.fast_interval < self.key.interval && self.subscribers.values().any(open)
+        self.subscribers.values().any(open)
     }
 
     /// A tunnel that leads nowhere, where its end has said so.

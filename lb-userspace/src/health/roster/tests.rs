@@ -50,7 +50,7 @@ fn run(
 ) -> Vec<(Duration, SocketAddr)> {
     let mut starts = Vec::new();
     while let Some(due) = roster.next_due().filter(|due| *due <= from + time) {
-        if let Some((id, job)) = roster.take_due(due) {
+        if let Some((id, job)) = roster.take_due(due, Duration::ZERO) {
             starts.push((due - from, job.to));
             roster.record(id, result(answer(&job), due));
         }
@@ -235,13 +235,16 @@ fn a_probe_never_overlaps_itself() {
     let start = Instant::now();
     let mut roster = roster();
     roster.set(vec![target("s", 1, health(1, 1))], start);
-    let (id, _) = roster.take_due(start).expect("the first");
-    assert!(roster.take_due(start + INTERVAL).is_none(), "it still runs");
-    assert!(roster.take_due(start + 3 * INTERVAL).is_none());
+    let (id, _) = roster.take_due(start, Duration::ZERO).expect("the first");
+    assert!(
+        roster.take_due(start + INTERVAL, Duration::ZERO).is_none(),
+        "it still runs"
+    );
+    assert!(roster.take_due(start + 3 * INTERVAL, Duration::ZERO).is_none());
     let end = start + 3 * INTERVAL + INTERVAL / 4;
     roster.record(id, result(Outcome::Failed, end));
-    assert!(roster.take_due(end).is_some(), "overdue: at once");
-    assert!(roster.take_due(end).is_none(), "and only once");
+    assert!(roster.take_due(end, Duration::ZERO).is_some(), "overdue: at once");
+    assert!(roster.take_due(end, Duration::ZERO).is_none(), "and only once");
     assert_eq!(roster.next_due(), Some(end + INTERVAL));
 }
 
@@ -262,9 +265,12 @@ fn missed_time_is_not_made_up_for() {
     roster.set(vec![target("s", 1, health(1, 1))], start);
     run(&mut roster, start, Duration::ZERO, |_| Outcome::Passed);
     let late = start + 100 * INTERVAL;
-    let (id, _) = roster.take_due(late).expect("due long since");
+    let (id, _) = roster.take_due(late, Duration::ZERO).expect("due long since");
     roster.record(id, result(Outcome::Passed, late));
-    assert!(roster.take_due(late).is_none(), "one probe, not a hundred");
+    assert!(
+        roster.take_due(late, Duration::ZERO).is_none(),
+        "one probe, not a hundred"
+    );
     assert_eq!(roster.next_due(), Some(late + INTERVAL));
 }
 
@@ -380,7 +386,7 @@ fn results_of_removed_probes_are_dropped() {
     let mut roster = roster();
     let only = target("s", 1, health(1, 1));
     roster.set(vec![only.clone()], start);
-    let (old, _) = roster.take_due(start).expect("the first");
+    let (old, _) = roster.take_due(start, Duration::ZERO).expect("the first");
     roster.set(Vec::new(), start);
     assert!(!roster.wants(old));
     roster.set(vec![only.clone()], start);
@@ -397,11 +403,38 @@ fn skipped_probes_are_counted_and_decide_nothing() {
     let only = target("s", 1, health(1, 1));
     roster.set(vec![only.clone()], start);
     run(&mut roster, start, Duration::ZERO, |_| Outcome::Skipped);
-    let (_, job) = roster.take_due(start + INTERVAL).expect("the second");
+    let (_, job) = roster.take_due(start + INTERVAL, Duration::ZERO).expect("the second");
     assert!(!job.excuse_stall, "no second excuse in a row");
     let status = roster.status(&only.id).expect("it is in the set");
     assert_eq!((status.state, status.skipped, status.failed), (State::Starting, 1, 0));
     assert!(roster.take_changes().is_empty());
+}
+
+#[test]
+fn who_starts_early_is_not_early_the_next_time() {
+    const SLACK: Duration = Duration::from_millis(3);
+    let start = Instant::now();
+    let mut roster = roster();
+    roster.set((1..=100).map(|n| target("s", n, health(1, 1))).collect(), start);
+    let settled = start + 2 * INTERVAL;
+    run(&mut roster, start, settled - start, |_| Outcome::Passed);
+    // From now on they are due one every 10 ms, and each time round at the same moment as before.
+    let due = roster.next_due().expect("a hundred");
+    for round in 0..5 {
+        let due = due + round * INTERVAL;
+        assert!(roster.take_due(due - SLACK - Duration::from_micros(1), SLACK).is_none());
+        for n in 0..100 {
+            let now = due + n * INTERVAL / 100 - SLACK;
+            let (id, _) = roster.take_due(now, SLACK).expect("it will be due");
+            assert!(roster.take_due(now, SLACK).is_none(), "alone");
+            roster.record(id, result(Outcome::Passed, now));
+        }
+    }
+    // Whoever is due within the slack comes along, but not much before his time.
+    let due = due + 5 * INTERVAL;
+    let mut early = |slack| std::iter::from_fn(|| roster.take_due(due, slack)).count();
+    assert_eq!(early(INTERVAL / 45), 3);
+    assert_eq!(early(INTERVAL), 1, "INTERVAL / 32: 10 ms each");
 }
 
 #[test]
@@ -442,6 +475,29 @@ fn undecided_ones_are_asked_faster() {
     assert!(gaps[3..].iter().all(|gap| *gap > INTERVAL / 2), "decided: {gaps:?}");
 }
 
+/// Its jitter moves probes both ways while nothing is the matter, and only forward once a verdict is near.
+#[test]
+fn a_run_of_failures_is_never_put_off() {
+    let start = Instant::now();
+    let mut roster = roster();
+    let jittered = Health {
+        jitter: 0.5,
+        ..health(1, 100)
+    };
+    roster.set(vec![target("s", 1, jittered)], start);
+    let mut number = 0;
+    let starts = run(&mut roster, start, 60 * INTERVAL, |_| {
+        number += 1;
+        if number == 1 { Outcome::Passed } else { Outcome::Failed }
+    });
+    let gaps: Vec<Duration> = starts.windows(2).skip(1).map(|pair| pair[1].0 - pair[0].0).collect();
+    assert!((60..100).contains(&gaps.len()), "{}", gaps.len());
+    assert!(
+        gaps.iter().all(|gap| (INTERVAL / 2..=INTERVAL).contains(gap)),
+        "{gaps:?}"
+    );
+}
+
 #[test]
 fn what_is_expedited_starts_now_but_not_too_often() {
     let start = Instant::now();
@@ -453,12 +509,12 @@ fn what_is_expedited_starts_now_but_not_too_often() {
     let now = roster.next_due().expect("probes") - Duration::from_micros(1);
     let due = roster.next_due();
     if roster.expedite(address, false, now) {
-        let (id, job) = roster.take_due(now).expect("due at once");
+        let (id, job) = roster.take_due(now, Duration::ZERO).expect("due at once");
         assert_eq!(job.to.ip(), address);
         assert!(!roster.expedite(address, false, now), "it runs");
         roster.record(id, result(Outcome::Passed, now));
         assert!(!roster.expedite(address, false, now), "it has just run");
-        assert!(roster.take_due(now).is_none(), "and only once");
+        assert!(roster.take_due(now, Duration::ZERO).is_none(), "and only once");
     } else {
         panic!("nothing was expedited, next due {due:?}");
     }
