@@ -56,7 +56,7 @@ use crate::api::call::Call;
 use crate::api::events::{Cause, EventKind};
 use crate::api::types::ConfigSource;
 use crate::health::unreachable::Unreachable;
-use crate::health::{Checker, HealthEvent, State as Health, Target, TargetId, Transition};
+use crate::health::{Checker, HealthEvent, State as Health, TargetId, Transition};
 use crate::journal::{Journal, Note};
 use crate::load::agent::{Agents, Report};
 use crate::model::Service;
@@ -235,16 +235,7 @@ impl Daemon {
             reason,
             ..
         } = event;
-        let Some(service) = self.world.service(&id.service) else {
-            return;
-        };
-        // About a predecessor of that name, if the address is another.
-        let same = |address: IpAddr| {
-            self.world
-                .served(service)
-                .any(|b| b.name == *id.backend && b.address == address)
-        };
-        if service.health.is_none() || !same(address.ip()) {
+        if !self.world.take_verdict(&id, address.ip(), to) {
             return;
         }
         let kind = match to {
@@ -254,7 +245,6 @@ impl Daemon {
         let note = Note::new(kind, Cause::Check).backend(&id.service, &id.backend);
         self.tell(note.change(from, to).because(reason));
         self.stale.insert(id.service.to_string());
-        self.world.health.insert(id, to);
     }
 
     fn note_ways(&mut self, ways: Vec<(IpAddr, Answer)>) {
@@ -294,25 +284,7 @@ impl Daemon {
     }
 
     fn set_targets(&self) {
-        let mut targets = Vec::new();
-        for service in &self.world.model.services {
-            let Some(health) = &service.health else { continue };
-            for backend in self.world.served(service) {
-                let id = TargetId::new(&service.name, &backend.name);
-                let initial = match self.world.health.get(&id) {
-                    Some(Health::Up) => Some(true),
-                    Some(Health::Down) => Some(false),
-                    Some(Health::Starting) | None => None,
-                };
-                targets.push(Target {
-                    via: self.paths.via(&id),
-                    id,
-                    address: backend.address,
-                    health: health.clone(),
-                    initial,
-                });
-            }
-        }
+        let targets = self.world.targets(|id| self.paths.via(id));
         self.checker.set(targets);
     }
 }

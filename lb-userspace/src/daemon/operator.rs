@@ -29,14 +29,7 @@ impl Daemon {
         judge(action)?;
         let now = steady_ms();
         let mut overrides = self.world.overrides.clone();
-        let backends = overrides.entry(service.to_owned()).or_default();
-        let one = backends.get(backend).copied().unwrap_or_default();
-        let one = said(one, action, before.weight, now);
-        if one.admin.is_none() && one.weight.is_none() {
-            backends.remove(backend);
-        } else {
-            backends.insert(backend.to_owned(), one);
-        }
+        say(&mut overrides, (service, backend), action, before.weight, now);
         self.keep(overrides).map_err(refused)?;
         self.stale.insert(service.to_owned());
         self.tell_of_operator(service, backend, action, &before);
@@ -82,30 +75,24 @@ impl Daemon {
 
     /// Ends drains and ramps whose time is over; called every second.
     pub(super) fn tend_overrides(&mut self) {
-        let now = steady_ms();
         let mut overrides = self.world.overrides.clone();
-        let mut notes = Vec::new();
-        for (service, backends) in &mut overrides {
-            for (backend, one) in backends.iter_mut() {
-                if one.admin == Some(Admin::Draining) && one.drain_until_unix_ms.is_some_and(|until| now >= until) {
-                    (one.admin, one.drain_until_unix_ms) = (Some(Admin::Disabled), None);
-                    let note = Note::new(EventKind::BackendDrained, Cause::Operator).backend(service, backend);
-                    notes.push(note.change("draining", "disabled").because("its time to drain is over"));
-                    self.stale.insert(service.clone());
-                }
-                if let Some(ramp) = one.ramp.filter(|ramp| ramp.is_over(now)) {
-                    one.ramp = None;
-                    let note = Note::new(EventKind::BackendWeight, Cause::Operator).backend(service, backend);
-                    notes.push(note.change(ramp.from, ramp.to).because("its weight has arrived"));
-                    self.stale.insert(service.clone());
-                }
-            }
-        }
-        if notes.is_empty() {
+        let ended = end_overrides(&mut overrides, steady_ms());
+        if ended.is_empty() {
             return;
         }
         self.keep_later(overrides);
-        notes.into_iter().for_each(|note| self.tell(note));
+        for (service, backend, end) in ended {
+            let note = |kind| Note::new(kind, Cause::Operator).backend(&service, &backend);
+            self.tell(match end {
+                Ended::Drain => note(EventKind::BackendDrained)
+                    .change("draining", "disabled")
+                    .because("its time to drain is over"),
+                Ended::Ramp(ramp) => note(EventKind::BackendWeight)
+                    .change(ramp.from, ramp.to)
+                    .because("its weight has arrived"),
+            });
+            self.stale.insert(service);
+        }
     }
 
     /// Puts overrides in force that time has changed. They are kept soon: only an operator's own word waits for the disk.
@@ -160,6 +147,51 @@ fn judge(action: BackendAction) -> Result<(), ApiError> {
     match time {
         Some(time) if time > LONGEST_MS => invalid(format!("{time} ms is too long: {LONGEST_MS} ms, 30 days, at most")),
         _ => Ok(()),
+    }
+}
+
+/// What time has ended.
+pub(super) enum Ended {
+    /// A drain: the backend is disabled.
+    Drain,
+    /// A weight on its way has arrived.
+    Ramp(Ramp),
+}
+
+/// Ends drains and ramps whose time is over; says whose, by service and backend.
+pub(super) fn end_overrides(overrides: &mut Overrides, now: u64) -> Vec<(String, String, Ended)> {
+    let mut ended = Vec::new();
+    for (service, backends) in overrides {
+        for (backend, one) in backends {
+            let mut end = |what| ended.push((service.clone(), backend.clone(), what));
+            if one.admin == Some(Admin::Draining) && one.drain_until_unix_ms.is_some_and(|until| now >= until) {
+                (one.admin, one.drain_until_unix_ms) = (Some(Admin::Disabled), None);
+                end(Ended::Drain);
+            }
+            if let Some(ramp) = one.ramp.filter(|ramp| ramp.is_over(now)) {
+                one.ramp = None;
+                end(Ended::Ramp(ramp));
+            }
+        }
+    }
+    ended
+}
+
+/// Puts the operator's word on a backend among the overrides. `weight` is the one in force.
+pub(super) fn say(
+    overrides: &mut Overrides,
+    (service, backend): (&str, &str),
+    action: BackendAction,
+    weight: u32,
+    now: u64,
+) {
+    let backends = overrides.entry(service.to_owned()).or_default();
+    let one = backends.get(backend).copied().unwrap_or_default();
+    let one = said(one, action, weight, now);
+    if one.admin.is_none() && one.weight.is_none() {
+        backends.remove(backend);
+    } else {
+        backends.insert(backend.to_owned(), one);
     }
 }
 

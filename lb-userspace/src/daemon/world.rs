@@ -5,7 +5,10 @@ mod left;
 mod policy;
 mod rings;
 #[cfg(test)]
+mod storm;
+#[cfg(test)]
 pub(super) mod tests;
+mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -119,43 +122,6 @@ impl World {
         self.populate_rings();
     }
 
-    /// What is known of the health of the present model's backends by an earlier one's: a backend of the same name and address
-    /// in a service of the same name, or of the same VIP, protocol and port. So a service that gets checks, or another name,
-    /// serves on until its checks say otherwise; and another address is another server, of which nothing is known.
-    fn inherited_health(
-        &self,
-        earlier: &Model,
-        left_earlier: &HashMap<ServiceKey, Vec<Backend>>,
-    ) -> HashMap<TargetId, Health> {
-        let mut known = HashMap::new();
-        for service in &earlier.services {
-            let left = left_earlier.get(&service.key()).into_iter().flatten();
-            for backend in service.backends.iter().chain(left) {
-                let health = self.health_of(service, &backend.name);
-                known.insert((service.key(), backend.name.as_str(), backend.address), health);
-            }
-        }
-        let by_name: HashMap<&str, ServiceKey> = earlier
-            .services
-            .iter()
-            .map(|service| (service.name.as_str(), service.key()))
-            .collect();
-        let mut health = HashMap::new();
-        for service in self.model.services.iter().filter(|service| service.health.is_some()) {
-            let keys = [Some(service.key()), by_name.get(service.name.as_str()).copied()];
-            for backend in self.served(service) {
-                let mut of = keys
-                    .iter()
-                    .flatten()
-                    .filter_map(|key| known.get(&(*key, backend.name.as_str(), backend.address)));
-                if let Some(verdict) = of.next() {
-                    health.insert(TargetId::new(&service.name, &backend.name), *verdict);
-                }
-            }
-        }
-        health
-    }
-
     /// The backends that are to be gone once the model is another: they serve, and flows of theirs may be remembered.
     fn leaving_after(&self, model: &Model) -> HashMap<ServiceKey, Vec<Backend>> {
         let earlier: HashMap<ServiceKey, &Service> = self
@@ -255,17 +221,6 @@ impl World {
     /// The operator's override of a backend.
     pub fn overridden(&self, service: &str, backend: &str) -> Option<Override> {
         self.overrides.get(service)?.get(backend).copied()
-    }
-
-    /// What the checks say of a backend; up if there are none.
-    pub fn health_of(&self, service: &Service, backend: &str) -> Health {
-        match service.health {
-            None => Health::Up,
-            Some(_) => {
-                let id = TargetId::new(&service.name, backend);
-                self.health.get(&id).copied().unwrap_or(Health::Starting)
-            }
-        }
     }
 
     /// The way as the header bytes need it, or why there is none now.

@@ -16,6 +16,8 @@
 pub mod checker;
 pub mod limits;
 pub(crate) mod probe;
+#[cfg(test)]
+pub(crate) mod rehearsal;
 mod roster;
 pub mod state;
 pub mod unreachable;
