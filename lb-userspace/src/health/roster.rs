@@ -3,15 +3,17 @@
 //! Pure: it starts nothing and reads no clock. Targets that want the very same probe (a host that stands in five hundred
 //! services) share one; each keeps its own judge, so their rise and fall may differ.
 
+mod subscriber;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::probe::{Job, NO_CONNECTION};
-use super::{HealthEvent, Judge, LastProbe, Outcome, State, Status, Target, TargetId, Via};
+use super::{HealthEvent, LastProbe, Outcome, State, Status, Target, TargetId, Via};
 use crate::model::Check;
+use subscriber::Subscriber;
 
 /// New probes start at most this close together, as long as the first interval allows it.
 const START_SPACING: Duration = Duration::from_micros(200);
@@ -75,13 +77,6 @@ struct Probe {
     last: Option<LastProbe>,
     /// When its host last refused a tunnelled packet.
     refused: Option<Instant>,
-}
-
-struct Subscriber {
-    judge: Judge,
-    passed: u64,
-    failed: u64,
-    skipped: u64,
 }
 
 impl Roster {
@@ -387,46 +382,6 @@ impl Probe {
             skipped: subscriber.skipped,
             last: self.last.clone(),
         }
-    }
-}
-
-impl Subscriber {
-    /// The same address under other settings keeps its verdict: a reload must not take a good backend out. Another address is
-    /// another server, of which nothing is known.
-    fn succeed(before: Option<(SocketAddr, Subscriber)>, target: &Target, now: Instant) -> Self {
-        let (rise, fall) = (target.health.rise, target.health.fall);
-        match before {
-            Some((address, mut subscriber)) if address.ip() == target.address => {
-                subscriber.judge.retune(rise, fall);
-                subscriber.judge.forget_run();
-                subscriber
-            }
-            _ => Self {
-                judge: match target.initial {
-                    Some(up) => Judge::resume(rise, fall, up, now),
-                    None => Judge::new(rise, fall, now),
-                },
-                passed: 0,
-                failed: 0,
-                skipped: 0,
-            },
-        }
-    }
-
-    fn record(&mut self, id: &TargetId, address: SocketAddr, result: &LastProbe) -> Option<HealthEvent> {
-        match result.outcome {
-            Outcome::Passed => self.passed += 1,
-            Outcome::Failed => self.failed += 1,
-            Outcome::Skipped => self.skipped += 1,
-        }
-        let transition = self.judge.record(result.outcome, result.at)?;
-        Some(HealthEvent {
-            id: id.clone(),
-            address,
-            transition,
-            reason: Arc::clone(&result.text),
-            at: result.at,
-        })
     }
 }
 
