@@ -62,7 +62,7 @@ impl Positions {
         }
     }
 
-    /// What an earlier daemon left, before anything was [kept](Self::keep).
+    /// What an earlier daemon left, before anything was kept.
     pub fn kept(&self) -> &All {
         &self.kept
     }
