@@ -68,6 +68,32 @@ rise = 2
 fall = 3
 "#;
 
+/// A TCP service for every forward mode with every pair of families that it has.
+pub fn every_mode(health: &'static str) -> Vec<Service> {
+    use Family::{V4, V6};
+    let modes = [
+        ("l2", V4, V4),
+        ("l2", V6, V6),
+        ("ipip", V4, V4),
+        ("ipip", V4, V6),
+        ("ipip", V6, V4),
+        ("ipip", V6, V6),
+    ];
+    let service = |(number, (forward, family, backend_family)): (u8, (&'static str, Family, Family))| Service {
+        name: match forward {
+            "l2" => format!("l2-{family:?}").to_lowercase(),
+            _ => format!("{forward}-{family:?}-in-{backend_family:?}").to_lowercase(),
+        },
+        vip: Topology::vip(family, number),
+        protocol: "tcp",
+        port: 80,
+        forward,
+        backend_family,
+        health: Some(health),
+    };
+    (10..).zip(modes).map(service).collect()
+}
+
 /// The configuration of an edge with these services, each with all backends of the topology.
 pub fn configuration(net: &Topology, services: &[Service]) -> String {
     let mut text = format!(

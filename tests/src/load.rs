@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::net::Host;
 
@@ -197,6 +197,19 @@ impl Datagrams {
 pub struct Session {
     stream: BufReader<TcpStream>,
     target: SocketAddr,
+}
+
+/// Opens connections from a host, and asks each once: they come with who answered.
+pub fn sessions(from: &Host, target: SocketAddr, count: usize, timeout: Duration) -> Result<Vec<(Session, String)>> {
+    from.enter(|| {
+        let open = |number| -> Result<_> {
+            let connection = || format!("connection {number} to {target}");
+            let mut session = Session::open(target, timeout).with_context(connection)?;
+            let name = session.ask(0).with_context(connection)?;
+            Ok((session, name))
+        };
+        (0..count).map(open).collect()
+    })?
 }
 
 impl Session {

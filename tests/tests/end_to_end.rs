@@ -126,14 +126,7 @@ fn a_backend_that_dies_takes_no_other_flow_with_it() -> Result<()> {
     let edge = Edge::start(&net, &programs, &scratch, &configuration(&net, &[service]))?;
     edge.wait_up("web", &NAMES, Duration::from_secs(10))?;
 
-    let mut sessions: Vec<(Session, String)> = net.client.enter(|| -> Result<Vec<_>> {
-        let open = |_| {
-            let mut session = Session::open(target, PATIENCE)?;
-            let name = session.ask(0)?;
-            Ok((session, name))
-        };
-        (0..90).map(open).collect()
-    })??;
+    let mut sessions = load::sessions(&net.client, target, 90, PATIENCE)?;
     let owners = |edge: &Edge| -> Result<Vec<String>> {
         (0..300)
             .map(|number| edge.lookup("web", ([198, 51, 100, 77], 30_000 + number).into()))
@@ -224,14 +217,7 @@ fn a_killed_daemon_costs_nothing() -> Result<()> {
     let pool = Pool::start(&net, &programs, &scratch, &[service.vip])?;
     let mut edge = Edge::start(&net, &programs, &scratch, &configuration(&net, &[service]))?;
     edge.wait_up("web", &NAMES, Duration::from_secs(10))?;
-    let mut sessions: Vec<(Session, String)> = net.client.enter(|| -> Result<Vec<_>> {
-        let open = |_| {
-            let mut session = Session::open(target, PATIENCE)?;
-            let name = session.ask(0)?;
-            Ok((session, name))
-        };
-        (0..30).map(open).collect()
-    })??;
+    let mut sessions = load::sessions(&net.client, target, 30, PATIENCE)?;
 
     let load = Load::start(&net.client, demand(target))?;
     for _ in 0..2 {

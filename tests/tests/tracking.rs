@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use lb_tests::edge::{Edge, Programs, join};
-use lb_tests::load::Session;
+use lb_tests::load::{Session, sessions};
 use lb_tests::net::{Arms, Family, Host, Scratch, Topology, wait_until};
 use lb_tests::packet::{Packet, flag};
 use lb_tests::serve::Nginx;
@@ -159,14 +159,7 @@ struct Talk {
 impl Talk {
     /// Opens them all.
     fn start(client: &Host, target: SocketAddr, connections: usize) -> Result<Self> {
-        let sessions = client.enter(|| -> Result<Vec<_>> {
-            let open = |number| {
-                let mut session = Session::open(target, PATIENCE).with_context(|| format!("connection {number}"))?;
-                let name = session.ask(0).with_context(|| format!("connection {number}"))?;
-                Ok((session, name))
-            };
-            (0..connections).map(open).collect()
-        })??;
+        let sessions = sessions(client, target, connections, PATIENCE)?;
         let mut talk = Self {
             stop: Arc::default(),
             requests: Arc::default(),

@@ -10,7 +10,10 @@
 //! | `paths` | how the probes of each backend travel |
 //! | `operator` | drain, disable, weight |
 //! | `bring` | what is wanted, to the kernel |
+//! | `before` | what an earlier daemon left |
+//! | `inputs` | what comes into the loop |
 //! | `answers` | what the API shows |
+//! | `counts` | what is counted for it |
 //! | `tell` | what has happened, as events |
 //! | `wayless` | when it is told that there is no way to a backend |
 //! | `unusual` | what a service's policy does that people should know |
@@ -23,11 +26,13 @@
 //! | `sweep` | slots that changed owner, on their way back to rest |
 
 mod answers;
+mod before;
 mod bring;
 mod clock;
 mod configure;
 mod counts;
 mod drain;
+mod inputs;
 pub mod kernel;
 mod later;
 mod loads;

@@ -7,13 +7,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::configure::unix_ms;
-use super::kernel::{ControlError, Kernel, serving};
+use super::kernel::{ControlError, Kernel};
 use super::loads::Latencies;
 use super::paths::Paths;
 use super::positions::{self, Positions};
@@ -22,7 +21,7 @@ use super::state::{State, StateError, Store};
 use super::sweep::Transitions;
 use super::wayless::Wayless;
 use super::world::World;
-use super::{Daemon, Event, TICK};
+use super::{Daemon, Event, before, inputs};
 use crate::alerts::Alerts;
 use crate::api::events::{Cause, EventKind};
 use crate::api::server::{self, Timeouts};
@@ -34,13 +33,12 @@ use crate::config::{self, Errors, Parsed};
 use crate::health::{self, Checker, State as Health, TargetId};
 use crate::journal::{self, Journal, Note};
 use crate::load::agent::Agents;
-use crate::model::{Backend, Failback, Model, Node, Service, identity};
+use crate::model::{Backend, Model, Node};
 use crate::netlink::{Answer, NetlinkError, Watcher};
 use crate::object;
 use crate::path::{self, PathError};
 use crate::plan::Scope;
-use crate::plan::layout::Layout;
-use crate::policy::{Change, Now};
+use crate::policy::Change;
 
 /// Why the daemon does not run.
 #[derive(Debug, Error)]
@@ -243,10 +241,10 @@ async fn run_here(
         // Sent or dropped: both mean that it is over.
         let _ = stopped.await;
     }));
-    forward(ways, &events, Event::Ways);
-    forward(calls, &events, Event::from);
-    watch_unreachable(&events);
-    watch_signals(&events)?;
+    inputs::forward(ways, &events, Event::Ways);
+    inputs::forward(calls, &events, Event::from);
+    inputs::watch_unreachable(&events);
+    inputs::watch_signals(&events).map_err(DaemonError::Signals)?;
     let services = daemon.world.model.services.len();
     let version = env!("CARGO_PKG_VERSION");
     let taken_over = if daemon.kernel.taken_over() {
@@ -303,14 +301,14 @@ async fn prepare(
     world.interfaces = interfaces;
     watcher.watch(world.addresses());
     world.set_ways(watcher.resolve_all(FIRST_WAYS).await?);
-    let served = served_before(&kernel, &world);
+    let served = before::served(&kernel, &world);
     let now = super::now();
-    let out = out_before(&kernel, &world, now);
+    let out = before::out(&kernel, &world, now);
     world.health.extend(served.into_iter().map(|id| (id, Health::Up)));
     for TargetId { service, backend } in out {
         world.was_out(&service, &backend, now.instant);
     }
-    resume(&mut world, &kernel, positions, now);
+    before::resume(&mut world, &kernel, positions, now);
     let mut changes = world.decide_all(now);
     let mut wanted = world.wanted_all();
     let blocked = kernel.allow_redirects(&wanted);
@@ -370,132 +368,4 @@ pub fn detach() -> Result<usize, DaemonError> {
     journal::remove(&instance.state).map_err(DaemonError::Events)?;
     instance.tidy();
     Ok(detached)
-}
-
-/// Who served in the tables that were taken over.
-fn served_before(kernel: &Kernel, world: &World) -> BTreeSet<TargetId> {
-    if !kernel.taken_over() {
-        return BTreeSet::new();
-    }
-    let layout = kernel.layout();
-    let mut served = BTreeSet::new();
-    for service in world.model.services.iter().filter(|service| service.health.is_some()) {
-        let identities: HashMap<u64, &str> = service
-            .backends
-            .iter()
-            .map(|backend| (identity(&backend.name), backend.name.as_str()))
-            .collect();
-        let owners = serving(&kernel.balancer, &layout, service.key());
-        let names = owners.iter().filter_map(|identity| identities.get(identity));
-        served.extend(names.map(|backend| TargetId::new(&service.name, backend)));
-    }
-    served
-}
-
-/// Who was out in the tables that were taken over, of services that do not take backends back by themselves: the tables
-/// remember what an operator has not confirmed yet.
-fn out_before(kernel: &Kernel, world: &World, now: Now) -> Vec<TargetId> {
-    if !kernel.taken_over() {
-        return Vec::new();
-    }
-    let layout = kernel.layout();
-    let mut out = Vec::new();
-    let waits = |service: &&Service| service.health.is_some() && service.policy.failback != Failback::Auto;
-    for service in world.model.services.iter().filter(waits) {
-        let Some((installed, owners)) = owners_before(kernel, &layout, service) else {
-            continue;
-        };
-        let serves = |backend: &Backend| owners.contains(&identity(&backend.name));
-        // Later tiers have no slots while all is well.
-        let serving = service.backends.iter().filter(|backend| serves(backend));
-        let last = serving.map(|backend| backend.priority).max();
-        for backend in &service.backends {
-            let there = installed.contains(&identity(&backend.name));
-            let allowed = world.is_allowed(service, backend, now.unix_ms);
-            let expected = !backend.sorry && last.is_some_and(|last| backend.priority <= last);
-            if there && allowed && expected && !serves(backend) {
-                out.push(TargetId::new(&service.name, &backend.name));
-            }
-        }
-    }
-    out
-}
-
-/// Who was there in the tables that were taken over, and who had slots. By the slots: a backend that waits for its failback serves the
-/// flows that it has, and has no slot.
-fn owners_before(kernel: &Kernel, layout: &Layout, service: &Service) -> Option<(BTreeSet<u64>, BTreeSet<u64>)> {
-    let installed = layout.services.get(&service.key())?;
-    let ring = installed.entry.ring_base()..installed.entry.ring_base() + installed.entry.ring_size;
-    let owners: BTreeSet<u16> = ring.map(|slot| kernel.balancer.tables.slot(slot).current()).collect();
-    let owners = owners
-        .iter()
-        .filter_map(|number| installed.identities.get(usize::from(*number)));
-    Some((
-        installed.identities.iter().copied().collect(),
-        owners.copied().collect(),
-    ))
-}
-
-/// Takes over where backends stood on their way.
-fn resume(world: &mut World, kernel: &Kernel, positions: &Positions, now: Now) {
-    let layout = kernel.layout();
-    for (name, left) in positions.kept() {
-        let Some(service) = world.service(name) else { continue };
-        let owners = owners_before(kernel, &layout, service).map_or_else(BTreeSet::new, |(_, owners)| owners);
-        world.resume(name, left, |backend| owners.contains(&identity(backend)), now);
-    }
-}
-
-/// Sends everything that comes out of `receiver` into the loop.
-fn forward<T: Send + 'static>(
-    mut receiver: mpsc::Receiver<T>,
-    events: &mpsc::UnboundedSender<Event>,
-    event: impl Fn(T) -> Event + Send + 'static,
-) {
-    let events = events.clone();
-    tokio::spawn(async move {
-        while let Some(item) = receiver.recv().await {
-            if events.send(event(item)).is_err() {
-                return;
-            }
-        }
-    });
-}
-
-/// Listens for ICMP errors, as far as this host lets it: probes find the same, only later.
-fn watch_unreachable(events: &mpsc::UnboundedSender<Event>) {
-    for v4 in [true, false] {
-        let events = events.clone();
-        tokio::spawn(async move {
-            let tell = |word| events.send(Event::Unreachable(word)).is_ok();
-            if let Err(error) = health::unreachable::watch(v4, tell).await {
-                let family = if v4 { "IPv4" } else { "IPv6" };
-                info!(%error, family, "ICMP errors trigger no probes; it takes CAP_NET_RAW");
-            }
-        });
-    }
-}
-
-fn watch_signals(events: &mpsc::UnboundedSender<Event>) -> Result<(), DaemonError> {
-    let listen = |kind| signal(kind).map_err(DaemonError::Signals);
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let events = events.clone();
-    tokio::spawn(async move {
-        loop {
-            let event = tokio::select! {
-                _ = terminate.recv() => Event::Stop("SIGTERM"),
-                _ = interrupt.recv() => Event::Stop("SIGINT"),
-                _ = hangup.recv() => Event::Reload,
-                _ = tick.tick() => Event::Tick,
-            };
-            if events.send(event).is_err() {
-                return;
-            }
-        }
-    });
-    Ok(())
 }

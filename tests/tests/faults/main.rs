@@ -16,8 +16,8 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use lb_tests::edge::{Edge, Programs, Service, configuration, join};
-use lb_tests::net::{Arms, Family, Process, Scratch, Topology, wait_until};
+use lb_tests::edge::{Edge, Programs, Service, configuration, every_mode, join};
+use lb_tests::net::{Arms, Process, Scratch, Topology, wait_until};
 use lb_tests::serve::Nginx;
 use serde_json::Value;
 
@@ -31,7 +31,7 @@ const CHECKS: &str =
 const VICTIM: usize = 1;
 const VICTIM_NAME: &str = "web-2";
 /// An event is told in the same turn of the daemon's loop in which the kernel learns of it, a little before.
-const SETTLE: Duration = Duration::from_millis(100);
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// What does not change.
 struct Site {
@@ -53,7 +53,7 @@ impl Site {
             scratch: Scratch::new()?,
             programs: Programs::find()?,
             net: Topology::new(Arms::Two, 3)?,
-            services: every_mode(),
+            services: every_mode(CHECKS),
         };
         let vips = site.vips();
         let (mut servers, mut joined) = (Vec::new(), Vec::new());
@@ -76,42 +76,6 @@ impl Site {
 
     fn edge(&self) -> Result<Edge<'_>> {
         Edge::start(&self.net, &self.programs, &self.scratch, &self.file(""))
-    }
-}
-
-/// Every forward mode with every pair of families that it has.
-fn every_mode() -> Vec<Service> {
-    use Family::{V4, V6};
-    let modes = [
-        ("l2", V4, V4),
-        ("l2", V6, V6),
-        ("ipip", V4, V4),
-        ("ipip", V4, V6),
-        ("ipip", V6, V4),
-        ("ipip", V6, V6),
-    ];
-    let service = |(number, (forward, family, backend_family)): (u8, (&'static str, Family, Family))| {
-        let (inner, outer) = (digit(family), digit(backend_family));
-        Service {
-            name: match forward {
-                "l2" => format!("l2-v{inner}"),
-                _ => format!("{forward}-v{inner}-in-v{outer}"),
-            },
-            vip: Topology::vip(family, number),
-            protocol: "tcp",
-            port: 80,
-            forward,
-            backend_family,
-            health: Some(CHECKS),
-        }
-    };
-    (10..).zip(modes).map(service).collect()
-}
-
-fn digit(family: Family) -> u8 {
-    match family {
-        Family::V4 => 4,
-        Family::V6 => 6,
     }
 }
 

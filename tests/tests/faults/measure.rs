@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lb_tests::edge::{Edge, Service};
-use lb_tests::load::{Demand, Load, Sample, Session};
+use lb_tests::load::{Demand, Load, Sample, Session, sessions};
 
 use super::{SETTLE, Site, VICTIM_NAME};
 
@@ -65,14 +65,7 @@ impl Watch {
     /// Begins to ask, and opens connections.
     pub(super) fn start(site: &Site, edge: &Edge, service: &Service) -> Result<Self> {
         let target = SocketAddr::new(service.vip, service.port);
-        let sessions = site.net.client.enter(|| -> Result<Vec<(Session, String)>> {
-            let open = |_| -> Result<_> {
-                let mut session = Session::open(target, Duration::from_secs(5))?;
-                let name = session.ask(0)?;
-                Ok((session, name))
-            };
-            (0..SESSIONS).map(open).collect()
-        })??;
+        let sessions = sessions(&site.net.client, target, SESSIONS, Duration::from_secs(5))?;
         let address: IpAddr = match service.vip {
             IpAddr::V4(_) => [198, 51, 100, 77].into(),
             IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xDB8, 0xC, 0, 0, 0, 0, 0x77).into(),

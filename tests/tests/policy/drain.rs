@@ -6,18 +6,6 @@ use lb_tests::load::Session;
 
 use super::*;
 
-/// Opens connections, and returns them with who answered each.
-fn connect(site: &Site, count: usize) -> Result<Vec<(Session, String)>> {
-    site.net.client.enter(|| {
-        let open = |_| -> Result<_> {
-            let mut session = Session::open(target(), PATIENCE)?;
-            let name = session.ask(0)?;
-            Ok((session, name))
-        };
-        (0..count).map(open).collect()
-    })?
-}
-
 /// Asks each; how many are broken.
 fn broken(sessions: &mut [(Session, String)]) -> usize {
     let mut broken = 0;
@@ -32,7 +20,7 @@ fn a_drain_breaks_nothing_and_ends_at_its_time() -> Result<()> {
     let site = Site::new(3)?;
     let edge = site.edge("", "drain_time = \"60s\"", &["", "", ""])?;
     all_up(&edge, 3)?;
-    let mut sessions = connect(&site, 500)?;
+    let mut sessions = site.sessions(500)?;
     let on_it = sessions.iter().filter(|(_, name)| name == "web-2").count();
     ensure!(on_it > 100, "{on_it} connections to drain");
     edge.lbctl(&["backend", "drain", "web", "web-2", "--timeout", "8s"])?;
@@ -69,7 +57,7 @@ fn a_drain_ends_when_its_connections_do() -> Result<()> {
     let site = Site::new(3)?;
     let edge = site.edge("", "drain_time = \"2s\"", &["", "", ""])?;
     all_up(&edge, 3)?;
-    let mut sessions = connect(&site, 100)?;
+    let mut sessions = site.sessions(100)?;
     edge.lbctl(&["backend", "drain", "web", "web-2", "--timeout", "10m"])?;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(8) {

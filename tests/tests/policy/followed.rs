@@ -4,11 +4,6 @@ use std::thread::sleep;
 
 use super::*;
 
-fn slots(edge: &Edge, index: usize) -> Result<u64> {
-    let shown = edge.api()?.get("/v1/services/web")?;
-    shown["backends"][index]["slots"].as_u64().context("no slots")
-}
-
 #[test]
 fn a_ramp_moves_a_weight_over_a_restart_and_breaks_nothing() -> Result<()> {
     let site = Site::new(3)?;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::edge::{Edge, Programs, join};
-use lb_tests::load::{Demand, Load, Sample};
+use lb_tests::load::{Demand, Load, Sample, Session, sessions};
 use lb_tests::net::{Arms, Family, Host, Process, Scratch, Topology, wait_until};
 use lb_tests::serve::Nginx;
 use serde_json::Value;
@@ -97,6 +97,11 @@ impl Site {
             timeout: Duration::from_secs(2),
         };
         Load::start(&self.net.client, demand)
+    }
+
+    /// Connections that stay open, with who answered each.
+    fn sessions(&self, count: usize) -> Result<Vec<(Session, String)>> {
+        sessions(&self.net.client, target(), count, PATIENCE)
     }
 
     fn set(&self, well: &[bool]) {
@@ -180,6 +185,12 @@ fn wait_within(edge: &Edge, what: &str, patience: Duration, holds: impl Fn(&Valu
     });
     waited.with_context(|| format!("{seen:#}\n{}", edge.log()))?;
     Ok(begun.elapsed())
+}
+
+/// How many slots a backend has now.
+fn slots(edge: &Edge, index: usize) -> Result<u64> {
+    let shown = edge.api()?.get("/v1/services/web")?;
+    shown["backends"][index]["slots"].as_u64().context("no slots")
 }
 
 /// The standing of a backend.

@@ -6,11 +6,6 @@ use lb_tests::load::Session;
 
 use super::*;
 
-fn slots(edge: &Edge, index: usize) -> Result<u64> {
-    let shown = edge.api()?.get("/v1/services/web")?;
-    shown["backends"][index]["slots"].as_u64().context("no slots")
-}
-
 /// Samples the slots of a backend until they are `end`; returns what was seen, without repetitions.
 fn follow(edge: &Edge, index: usize, end: u64, patience: Duration) -> Result<Vec<u64>> {
     let mut seen = vec![slots(edge, index)?];
@@ -23,18 +18,6 @@ fn follow(edge: &Edge, index: usize, end: u64, patience: Duration) -> Result<Vec
     })
     .with_context(|| format!("{seen:?}\n{}", edge.log()))?;
     Ok(seen)
-}
-
-/// Connections that stay open, with who answered each.
-fn sessions(site: &Site, count: usize) -> Result<Vec<(Session, String)>> {
-    site.net.client.enter(|| {
-        let open = |_| -> Result<_> {
-            let mut session = Session::open(target(), PATIENCE)?;
-            let name = session.ask(0)?;
-            Ok((session, name))
-        };
-        (0..count).map(open).collect()
-    })?
 }
 
 fn none_broken(sessions: &mut [(Session, String)], what: &str) -> Result<()> {
@@ -59,7 +42,7 @@ fn a_gradual_failover_goes_step_by_step_and_turns_back() -> Result<()> {
     all_up(&edge, 3)?;
     let whole = slots(&edge, 1)?;
     let load = site.load(100)?;
-    let mut open = sessions(&site, 60)?;
+    let mut open = site.sessions(60)?;
     site.set(&[true, false, true]);
     wait_for(&edge, "half of it", |service| {
         service["backends"][1]["slots"]
@@ -97,13 +80,13 @@ fn the_next_tier_serves_while_the_first_is_too_small() -> Result<()> {
     let edge = site.edge("", "min_healthy = 2", &tiers)?;
     all_up(&edge, 3)?;
     let load = site.load(100)?;
-    let mut first = sessions(&site, 40)?;
+    let mut first = site.sessions(40)?;
     ensure!(first.iter().all(|(_, name)| name != "web-3"), "the standby serves");
     site.set(&[true, false, true]);
     let took = wait_for(&edge, "the standby", |service| service["backends"][2]["slots"] != 0)?;
     first.retain(|(_, name)| name == "web-1");
     none_broken(&mut first, "web-1's")?;
-    let mut on_standby = sessions(&site, 40)?;
+    let mut on_standby = site.sessions(40)?;
     on_standby.retain(|(_, name)| name == "web-3");
     ensure!(!on_standby.is_empty(), "the standby serves nobody");
     site.set(&[true; 3]);
@@ -135,7 +118,7 @@ fn who_comes_back_starts_slowly() -> Result<()> {
     let load = site.load(100)?;
     site.set(&[true, false, true]);
     wait_for(&edge, "out", |service| service["backends"][1]["slots"] == 0)?;
-    let mut open = sessions(&site, 60)?;
+    let mut open = site.sessions(60)?;
     site.set(&[true; 3]);
     let begun = Instant::now();
     let seen = follow(&edge, 1, whole, PATIENCE)?;
@@ -189,7 +172,7 @@ fn who_answers_slowly_gets_less_and_who_is_quick_again_gets_it_back() -> Result<
     all_up(&edge, 3)?;
     let whole = slots(&edge, 1)?;
     let load = site.load(100)?;
-    let mut open = sessions(&site, 60)?;
+    let mut open = site.sessions(60)?;
     // The others on a busy machine are not that slow.
     site.healths[1].slow(Duration::from_millis(40));
     let less = |service: &Value| {

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
+use lb_tests::edge::{QUICK_HTTP_CHECKS, every_mode};
 use lb_tests::net::{Arms, Backend, Host};
 
-use super::{ALL_UP, Site, alone, every_mode, wait_for};
+use super::{ALL_UP, Site, alone, wait_for};
 
 #[test]
 fn a_missing_vip_and_a_missing_decapsulator_with_one_arm() -> Result<()> {
@@ -25,7 +26,7 @@ fn the_same_if_the_edge_holds_the_vips() -> Result<()> {
 
 fn missing_parts(arms: Arms, edge_holds_vips: bool) -> Result<()> {
     let _alone = alone();
-    let mut site = Site::new(arms, every_mode())?;
+    let mut site = Site::new(arms, every_mode(QUICK_HTTP_CHECKS))?;
     if edge_holds_vips {
         let edge = &site.net.edge;
         for service in &site.services {

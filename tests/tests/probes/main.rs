@@ -69,23 +69,6 @@ fn web(number: u8, forward: &'static str, family: Family, backend_family: Family
     }
 }
 
-/// Every forward mode with every pair of families that it has.
-fn every_mode() -> Vec<Service> {
-    use Family::{V4, V6};
-    let modes = [
-        ("l2", V4, V4),
-        ("l2", V6, V6),
-        ("ipip", V4, V4),
-        ("ipip", V6, V6),
-        ("ipip", V4, V6),
-        ("ipip", V6, V4),
-    ];
-    (10..)
-        .zip(modes)
-        .map(|(number, (forward, family, backend_family))| web(number, forward, family, backend_family))
-        .collect()
-}
-
 /// What a service's checks say of its backends, with the latest probe's words.
 fn verdicts(edge: &Edge, service: &str) -> Result<BTreeMap<String, (String, String)>> {
     let shown = edge.json(&["service", "show", service])?;

@@ -2,6 +2,8 @@ use super::super::{State, Transition};
 use super::*;
 use crate::model::{Health, Http};
 
+mod times;
+
 const INTERVAL: Duration = Duration::from_millis(1_000);
 
 fn health(rise: u32, fall: u32) -> Health {
@@ -148,133 +150,6 @@ fn sharers_have_their_own_rise_and_fall() {
 }
 
 #[test]
-fn first_probes_are_soon_and_spread() {
-    // (targets, interval in ms, the time within which all have been probed once)
-    for (count, interval, window) in [
-        (1, 1_000, 0),
-        (20, 1_000, 100),
-        (20, 50, 50),
-        (5_000, 60_000, 1_000),
-        (10_000, 1_000, 1_000),
-    ] {
-        let start = Instant::now();
-        let mut roster = roster();
-        let health = Health {
-            interval: Duration::from_millis(interval),
-            ..health(1, 1)
-        };
-        let of = |n: u32| Target {
-            address: std::net::Ipv4Addr::from(0x7f00_0001 + n).into(),
-            ..target(&n.to_string(), 1, health.clone())
-        };
-        roster.set((0..count).map(of).collect(), start);
-        let window = Duration::from_millis(window);
-        let first = run(&mut roster, start, window, |_| Outcome::Passed);
-        assert!(
-            roster.snapshot().iter().all(|status| status.passed > 0),
-            "{count} targets"
-        );
-        // No tenth of the window has more than its share and what rounding adds.
-        let tenth =
-            |(at, _): &(Duration, SocketAddr)| (at.as_secs_f64() / window.as_secs_f64().max(0.001) * 10.0) as usize;
-        let in_tenth = |n| first.iter().filter(|start| tenth(start) == n).count() as u32;
-        let most = (0..10).map(in_tenth).max().unwrap_or(0);
-        // The second round may begin before the first is through.
-        assert!(
-            most <= count / 10 * 2 + 2,
-            "{most} of {count} probes in one tenth of the window"
-        );
-    }
-}
-
-#[test]
-fn second_probes_spread_over_the_interval() {
-    let start = Instant::now();
-    let mut roster = roster();
-    roster.set((1..=100).map(|n| target("s", n, health(1, 1))).collect(), start);
-    run(&mut roster, start, 2 * INTERVAL, |_| Outcome::Passed);
-    let steady = run(&mut roster, start, 3 * INTERVAL, |_| Outcome::Passed);
-    assert_eq!(steady.len(), 100, "one probe an interval each");
-    for tenth in 20..30 {
-        let inside = |(at, _): &&(Duration, SocketAddr)| at.as_millis() / 100 == tenth;
-        let probes = steady.iter().filter(inside).count();
-        assert!((8..=12).contains(&probes), "{probes} probes in tenth {tenth}");
-    }
-}
-
-#[test]
-fn jitter_moves_probes_and_keeps_their_mean() {
-    let start = Instant::now();
-    let mut roster = roster();
-    let jittered = Health {
-        jitter: 0.2,
-        via: crate::model::Via::Direct,
-        ..health(1, 1)
-    };
-    roster.set(vec![target("s", 1, jittered)], start);
-    let starts = run(&mut roster, start, 1_000 * INTERVAL, |_| Outcome::Passed);
-    let gaps: Vec<f64> = starts
-        .windows(2)
-        .skip(1)
-        .map(|pair| (pair[1].0 - pair[0].0).as_secs_f64())
-        .collect();
-    let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-    assert!((mean - 1.0).abs() < 0.02, "mean {mean}");
-    let (least, most) = gaps.iter().fold((f64::MAX, 0.0_f64), |(least, most), gap| {
-        (least.min(*gap), most.max(*gap))
-    });
-    assert!(least >= 0.8 && most <= 1.2, "{least} to {most}");
-    assert!(
-        least < 0.85 && most > 1.15,
-        "{least} to {most}: the whole of the jitter is used"
-    );
-}
-
-#[test]
-fn a_probe_never_overlaps_itself() {
-    let start = Instant::now();
-    let mut roster = roster();
-    roster.set(vec![target("s", 1, health(1, 1))], start);
-    let (id, _) = roster.take_due(start, Duration::ZERO).expect("the first");
-    assert!(
-        roster.take_due(start + INTERVAL, Duration::ZERO).is_none(),
-        "it still runs"
-    );
-    assert!(roster.take_due(start + 3 * INTERVAL, Duration::ZERO).is_none());
-    let end = start + 3 * INTERVAL + INTERVAL / 4;
-    roster.record(id, result(Outcome::Failed, end));
-    assert!(roster.take_due(end, Duration::ZERO).is_some(), "overdue: at once");
-    assert!(roster.take_due(end, Duration::ZERO).is_none(), "and only once");
-    assert_eq!(roster.next_due(), Some(end + INTERVAL));
-}
-
-#[test]
-fn a_lone_target_keeps_its_interval() {
-    let start = Instant::now();
-    let mut roster = roster();
-    roster.set(vec![target("s", 1, health(1, 1))], start);
-    let starts = run(&mut roster, start, 3 * INTERVAL, |_| Outcome::Passed);
-    let starts: Vec<_> = starts.into_iter().map(|(at, _)| at).collect();
-    assert_eq!(starts, [0, 1, 2, 3].map(|n| n * INTERVAL));
-}
-
-#[test]
-fn missed_time_is_not_made_up_for() {
-    let start = Instant::now();
-    let mut roster = roster();
-    roster.set(vec![target("s", 1, health(1, 1))], start);
-    run(&mut roster, start, Duration::ZERO, |_| Outcome::Passed);
-    let late = start + 100 * INTERVAL;
-    let (id, _) = roster.take_due(late, Duration::ZERO).expect("due long since");
-    roster.record(id, result(Outcome::Passed, late));
-    assert!(
-        roster.take_due(late, Duration::ZERO).is_none(),
-        "one probe, not a hundred"
-    );
-    assert_eq!(roster.next_due(), Some(late + INTERVAL));
-}
-
-#[test]
 fn a_new_set_keeps_what_is_the_same() {
     let start = Instant::now();
     let mut roster = roster();
@@ -411,33 +286,6 @@ fn skipped_probes_are_counted_and_decide_nothing() {
 }
 
 #[test]
-fn who_starts_early_is_not_early_the_next_time() {
-    const SLACK: Duration = Duration::from_millis(3);
-    let start = Instant::now();
-    let mut roster = roster();
-    roster.set((1..=100).map(|n| target("s", n, health(1, 1))).collect(), start);
-    let settled = start + 2 * INTERVAL;
-    run(&mut roster, start, settled - start, |_| Outcome::Passed);
-    // From now on they are due one every 10 ms, and each time round at the same moment as before.
-    let due = roster.next_due().expect("a hundred");
-    for round in 0..5 {
-        let due = due + round * INTERVAL;
-        assert!(roster.take_due(due - SLACK - Duration::from_micros(1), SLACK).is_none());
-        for n in 0..100 {
-            let now = due + n * INTERVAL / 100 - SLACK;
-            let (id, _) = roster.take_due(now, SLACK).expect("it will be due");
-            assert!(roster.take_due(now, SLACK).is_none(), "alone");
-            roster.record(id, result(Outcome::Passed, now));
-        }
-    }
-    // Whoever is due within the slack comes along, but not much before his time.
-    let due = due + 5 * INTERVAL;
-    let mut early = |slack| std::iter::from_fn(|| roster.take_due(due, slack)).count();
-    assert_eq!(early(INTERVAL / 45), 3);
-    assert_eq!(early(INTERVAL), 1, "INTERVAL / 32: 10 ms each");
-}
-
-#[test]
 fn the_same_target_twice_is_one() {
     let start = Instant::now();
     let mut roster = roster();
@@ -450,76 +298,5 @@ fn the_same_target_twice_is_one() {
     assert_eq!(
         roster.snapshot()[0].address.ip(),
         std::net::IpAddr::from([127, 0, 0, 2])
-    );
-}
-
-#[test]
-fn undecided_ones_are_asked_faster() {
-    let start = Instant::now();
-    let mut roster = roster();
-    let quick = Health {
-        fast_interval: INTERVAL / 10,
-        jitter: 0.0,
-        ..health(2, 3)
-    };
-    roster.set(vec![target("a", 1, quick)], start);
-    // One probe decides, and the next comes at the usual pace; then three failures in a row, then silence until it answers.
-    let mut number = 0;
-    let starts = run(&mut roster, start, 4 * INTERVAL, |_| {
-        number += 1;
-        if number == 1 { Outcome::Passed } else { Outcome::Failed }
-    });
-    let gaps: Vec<Duration> = starts.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
-    let quick = gaps.iter().filter(|gap| **gap == INTERVAL / 10).count();
-    assert_eq!(quick, 2, "between the three failures: {gaps:?}");
-    assert!(gaps[3..].iter().all(|gap| *gap > INTERVAL / 2), "decided: {gaps:?}");
-}
-
-/// Its jitter moves probes both ways while nothing is the matter, and only forward once a verdict is near.
-#[test]
-fn a_run_of_failures_is_never_put_off() {
-    let start = Instant::now();
-    let mut roster = roster();
-    let jittered = Health {
-        jitter: 0.5,
-        ..health(1, 100)
-    };
-    roster.set(vec![target("s", 1, jittered)], start);
-    let mut number = 0;
-    let starts = run(&mut roster, start, 60 * INTERVAL, |_| {
-        number += 1;
-        if number == 1 { Outcome::Passed } else { Outcome::Failed }
-    });
-    let gaps: Vec<Duration> = starts.windows(2).skip(1).map(|pair| pair[1].0 - pair[0].0).collect();
-    assert!((60..100).contains(&gaps.len()), "{}", gaps.len());
-    assert!(
-        gaps.iter().all(|gap| (INTERVAL / 2..=INTERVAL).contains(gap)),
-        "{gaps:?}"
-    );
-}
-
-#[test]
-fn what_is_expedited_starts_now_but_not_too_often() {
-    let start = Instant::now();
-    let mut roster = roster();
-    roster.set(vec![target("a", 1, health(2, 3)), target("b", 2, health(2, 3))], start);
-    let settled = start + 2 * INTERVAL;
-    run(&mut roster, start, settled - start, |_| Outcome::Passed);
-    let address = target("a", 1, health(2, 3)).address;
-    let now = roster.next_due().expect("probes") - Duration::from_micros(1);
-    let due = roster.next_due();
-    if roster.expedite(address, false, now) {
-        let (id, job) = roster.take_due(now, Duration::ZERO).expect("due at once");
-        assert_eq!(job.to.ip(), address);
-        assert!(!roster.expedite(address, false, now), "it runs");
-        roster.record(id, result(Outcome::Passed, now));
-        assert!(!roster.expedite(address, false, now), "it has just run");
-        assert!(roster.take_due(now, Duration::ZERO).is_none(), "and only once");
-    } else {
-        panic!("nothing was expedited, next due {due:?}");
-    }
-    assert!(
-        !roster.expedite([192, 0, 2, 99].into(), false, now + INTERVAL),
-        "nobody's"
     );
 }
