@@ -1,10 +1,13 @@
 //! What health checks cost: processor time of the checker for a number of probes a second, on loopback.
 //!
-//! `cargo run --release -p lb-userspace --example health_cost -- [http|tcp] [targets] [interval ms] [seconds] [dead|vip]`. The servers are
-//! another process. Each target is an address of its own in 127.0.0.0/8, so that nothing is shared. With `dead`, nothing answers. With `vip`,
-//! probes take the users' path instead, to nginx on a host in namespaces, which takes root: of all targets the VIP is the same.
+//! `cargo run --release -p lb-userspace --example health_cost -- [http|tcp] [targets] [interval ms] [seconds] [dead|vip|vip-awake]`. The
+//! servers are another process. Each target is an address of its own in 127.0.0.0/8, so that nothing is shared. With `dead`, nothing
+//! answers. With `vip`, probes take the users' path instead, to nginx on a host in namespaces, which takes root: of all targets the VIP is the
+//! same. With `vip-awake`, processors do not halt meanwhile, as on hosts set up for low latency. That leaves out what every packet
+//! costs in a virtual machine when it has to wake a halted processor, and no packet does on a real wire.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
@@ -38,6 +41,10 @@ fn main() -> anyhow::Result<()> {
     let (interval, seconds) = (Duration::from_millis(interval), arg(3, "10").parse()?);
     match arg(4, "").as_str() {
         "vip" => by_vip(&kind, targets, interval, seconds),
+        "vip-awake" => {
+            let _awake = stay_awake()?;
+            by_vip(&kind, targets, interval, seconds)
+        }
         mode => by_loopback(&kind, targets, interval, seconds, mode == "dead"),
     }
 }
@@ -87,6 +94,13 @@ fn apart(net: &Topology) -> anyhow::Result<()> {
         host.run("sh", &["-c", &format!("echo {processors} > {file}")])?;
     }
     Ok(())
+}
+
+/// Keeps the processors from halting while it is open (Documentation/power/pm_qos_interface.rst), as tuned's profiles for low latency do.
+fn stay_awake() -> anyhow::Result<File> {
+    let mut file = File::options().write(true).open("/dev/cpu_dma_latency")?;
+    file.write_all(&0_i32.to_ne_bytes())?;
+    Ok(file)
 }
 
 /// How long the first processor has worked since the system's start, for whomever.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
@@ -66,7 +66,15 @@ impl Checker {
         let runtime = runtime.map_err(StartError::Runtime)?;
         let engine = Engine::new(Arc::clone(&shared), probes_in_flight(), report);
         let thread = std::thread::Builder::new().name("health".into());
-        let thread = thread.spawn(move || engine.run(&runtime)).map_err(StartError::Thread)?;
+        let thread = thread.spawn(move || {
+            // As a task: each probe that ends wakes it, and to wake what a runtime blocks on takes a system call.
+            if let Err(error) = runtime.block_on(runtime.spawn(engine.run()))
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        });
+        let thread = thread.map_err(StartError::Thread)?;
         Ok(Self {
             shared,
             thread: Some(thread),
@@ -145,20 +153,18 @@ impl<R: FnMut(Vec<HealthEvent>)> Engine<R> {
         }
     }
 
-    fn run(mut self, runtime: &Runtime) {
-        runtime.block_on(async {
-            while !self.shared.stop.load(Ordering::Acquire) {
-                let next = self.start_due();
-                let sleep = tokio::time::sleep_until(next.unwrap_or_else(Instant::now).into());
-                tokio::select! {
-                    () = self.shared.changed.notified() => self.break_off_unwanted(),
-                    Some(ended) = self.tasks.join_next() => self.take_in(ended),
-                    () = sleep, if next.is_some() => {}
-                }
-                self.report_changes();
+    async fn run(mut self) {
+        while !self.shared.stop.load(Ordering::Acquire) {
+            let next = self.start_due();
+            let sleep = tokio::time::sleep_until(next.unwrap_or_else(Instant::now).into());
+            tokio::select! {
+                () = self.shared.changed.notified() => self.break_off_unwanted(),
+                Some(ended) = self.tasks.join_next() => self.take_in(ended),
+                () = sleep, if next.is_some() => {}
             }
-            self.tasks.shutdown().await;
-        });
+            self.report_changes();
+        }
+        self.tasks.shutdown().await;
     }
 
     /// Starts what is due. Returns when the next probe will be; nothing if there is none, or no room for one before another

@@ -6,12 +6,13 @@ use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage};
 use netlink_packet_route::route::RouteScope;
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::PathError;
 use super::program::Programs;
@@ -24,6 +25,8 @@ pub(super) const PROBER_END: &str = "prober";
 const ALIAS: &str = "edgelb: health probes by the users' path (lbd removes it)";
 /// IPv6's least (RFC 8200), so that any tunnel has room for a probe. Servers are told of it as the largest segment.
 const MTU: u32 = 1_280;
+/// Sockets that are made at a time.
+const STOCK: usize = 16;
 
 /// The prober's network namespace; sockets made in it stay its own.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ struct Descriptors {
     own: OwnedFd,
     /// This host's.
     home: OwnedFd,
+    /// TCP sockets, IPv4's and IPv6's, that nobody has asked for yet.
+    stock: [Mutex<Vec<Socket>>; 2],
 }
 
 /// The wire; it goes when dropped.
@@ -54,6 +59,25 @@ impl Namespace {
         let done = work();
         drop(home);
         Ok(done)
+    }
+
+    /// A TCP socket of the namespace that does not block, or why there is none. To enter it takes longer than to make a socket, so some
+    /// are made in advance.
+    ///
+    /// # Errors
+    /// As [`Self::within`].
+    pub fn tcp_socket(&self, domain: Domain) -> io::Result<io::Result<Socket>> {
+        let stock = &self.0.stock[usize::from(domain == Domain::IPV6)];
+        let mut stock = stock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(socket) = stock.pop() {
+            return Ok(Ok(socket));
+        }
+        self.within(|| {
+            let make = || Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP));
+            let first = make()?;
+            stock.extend((1..STOCK).map_while(|_| make().ok()));
+            Ok(first)
+        })
     }
 }
 
@@ -94,6 +118,7 @@ impl Wire {
             let namespace = Namespace(Arc::new(Descriptors {
                 own: own_namespace()?,
                 home,
+                stock: Default::default(),
             }));
             let prober_ifindex = block_on(furnish(&namespace))??;
             leave_no_checksum_open()?;

@@ -58,7 +58,7 @@ struct Server {
     port: u16,
     accepted: Arc<AtomicUsize>,
     status: Arc<AtomicUsize>,
-    _runtime: Runtime,
+    _runtime: tokio::runtime::Runtime,
 }
 
 impl Server {

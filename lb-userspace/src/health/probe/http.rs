@@ -33,8 +33,16 @@ pub(super) async fn probe(job: &Job, http: &Http, deadline: Deadline) -> Result<
     match &http.tls {
         None => exchange(http, request, stream, deadline).await,
         Some(tls) => {
-            let stream = tls::wrap(job, tls, http.host.as_deref(), Inside::Http1, stream, deadline).await?;
-            exchange(http, request, stream, deadline).await
+            let stream = Box::pin(tls::wrap(
+                job,
+                tls,
+                http.host.as_deref(),
+                Inside::Http1,
+                stream,
+                deadline,
+            ))
+            .await?;
+            Box::pin(exchange(http, request, stream, deadline)).await
         }
     }
 }
@@ -60,7 +68,13 @@ async fn exchange(
         let _ = deadline.wait("end", drain(response)).await;
         Ok(answer)
     };
-    // `connection` does the work that `exchange` waits for, and may well end first.
+    // `connection` does the work that `exchange` waits for, and may well end first. Without TLS, closing the socket is all the farewell.
+    let connection = async {
+        match http.tls {
+            Some(_) => connection.await,
+            None => connection.without_shutdown().await.map(drop),
+        }
+    };
     tokio::pin!(exchange, connection);
     let result = tokio::select! {
         biased;

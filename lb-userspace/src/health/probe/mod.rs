@@ -56,7 +56,7 @@ pub(super) async fn run(job: Job) -> LastProbe {
         excuse_stall: job.excuse_stall,
     };
     let result = match job.own {
-        Some(own) => compare::probe(&job, own, deadline).await,
+        Some(own) => Box::pin(compare::probe(&job, own, deadline)).await,
         None => ask(&job, deadline).await,
     };
     let end = Instant::now();
@@ -73,15 +73,16 @@ pub(super) async fn run(job: Job) -> LastProbe {
     }
 }
 
+/// Large kinds are boxed: every probe is moved to where it runs, and would be as large as the largest.
 async fn ask(job: &Job, deadline: Deadline) -> Result<Answer, Fault> {
     match &job.check {
         Check::Tcp => tcp::probe(job, deadline).await,
         Check::Http(http) => http::probe(job, http, deadline).await,
-        Check::Grpc(grpc) => grpc::probe(job, grpc, deadline).await,
+        Check::Grpc(grpc) => Box::pin(grpc::probe(job, grpc, deadline)).await,
         Check::Dns(dns) => dns::probe(job, dns, deadline).await,
         Check::Udp(udp) => udp::probe(job, udp, deadline).await,
         Check::Icmp => icmp::probe(job, deadline).await,
-        Check::Exec(exec) => exec::probe(job, exec, deadline).await,
+        Check::Exec(exec) => Box::pin(exec::probe(job, exec, deadline)).await,
     }
 }
 
