@@ -9,6 +9,7 @@ use lb_common::hash::{HashKeys, flow_hash, service_salt, slot};
 use lb_common::map::{Counter, ServiceKey, flag};
 use lb_common::reason::{Fate, Reason};
 
+use super::ahead::{Purpose, Source};
 use super::configure::{internal, unix_ms};
 use super::counts::add;
 use super::rates::{by_fate, sum};
@@ -17,9 +18,8 @@ use crate::alerts::Alerts;
 use crate::api::call::Call;
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::types::{
-    Acceptance, Admin, AttachMode, BackendCounts, BackendDetail, BackendStats, Capacity, Check, Forward, Health,
-    Interface, Lookup, NextHop, Override, Probe, ServiceDetail, ServiceStats, ServiceSummary, Stats, Status, Totals,
-    Usage,
+    Admin, AttachMode, BackendCounts, BackendDetail, BackendStats, Capacity, Check, Forward, Health, Interface, Lookup,
+    NextHop, Override, Probe, ServiceDetail, ServiceStats, ServiceSummary, Stats, Status, Totals, Usage,
 };
 use crate::frames;
 use crate::health::{State as HealthState, TargetId};
@@ -48,9 +48,13 @@ impl Daemon {
                 source,
                 answer,
             } => answer.send(self.lookup(&service, source)),
-            Call::Plan { toml, file, answer } => answer.send(self.plan_config(&toml, file.as_deref())),
+            Call::Plan { toml, file, answer } => {
+                let source = Source::Text(toml, file);
+                self.ahead.read(&self.world, source, Purpose::Plan(answer));
+            }
             Call::Apply { toml, file, answer } => {
-                answer.send(self.apply_config(&toml, file.as_deref(), Acceptance::Apply).await);
+                let source = Source::Text(toml, file);
+                self.ahead.read(&self.world, source, Purpose::Apply(answer));
             }
             Call::Confirm {
                 service,

@@ -1,19 +1,20 @@
 //! Another configuration: what it would change, and making it the one in force, wholly or not at all.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::{error, info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Daemon;
+use super::ahead::{Purpose, Ready, Understood};
 use super::state::{Applied, State};
 use super::world::World;
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::events::{Cause, EventKind};
 use crate::api::report::{ApplyReport, Finding, PlanReport};
 use crate::api::types::{Acceptance, ConfigSource};
-use crate::config::{self, ConfigError, finding};
+use crate::config::{ConfigError, finding};
 use crate::journal::Note;
 use crate::model::Model;
 use crate::netlink::Watcher;
@@ -34,20 +35,54 @@ struct Candidate {
 }
 
 impl Daemon {
-    /// What a configuration would change.
-    pub(super) fn plan_config(&self, toml: &str, file: Option<&str>) -> Result<PlanReport, ApiError> {
-        let candidate = self.candidate(toml, file)?;
-        Ok(self.report(&candidate))
+    /// Shows what a configuration would change, or makes it the one in force.
+    pub(super) async fn take_config(&mut self, ready: Ready) {
+        // What is compared with must not be older than what was told.
+        self.converge();
+        let Ready {
+            purpose,
+            file,
+            toml,
+            read,
+        } = ready;
+        let text = toml.as_deref().unwrap_or_default();
+        match purpose {
+            Purpose::Plan(answer) => {
+                let candidate = read.and_then(|understood| self.candidate(understood));
+                answer.send(candidate.map(|candidate| self.report(&candidate)));
+            }
+            Purpose::Apply(answer) => {
+                let done = self.apply_config(text, file.as_deref(), read, Acceptance::Apply).await;
+                answer.send(done);
+            }
+            Purpose::Reload => {
+                if let Some(text) = &toml {
+                    self.file_hash = xxh3_64(text.as_bytes());
+                }
+                let done = self.apply_config(text, file.as_deref(), read, Acceptance::Reload).await;
+                if let Err(refused) = done {
+                    let name = file.as_deref().unwrap_or_default();
+                    error!(file = name, error = %refused, "the file was not accepted; the configuration before stays");
+                    for finding in &refused.details {
+                        error!("{name}:{}: {}", place(finding), finding.message);
+                    }
+                }
+            }
+        }
     }
 
     /// Makes a configuration the one in force. On an error, the one before is.
-    pub(super) async fn apply_config(
+    async fn apply_config(
         &mut self,
         toml: &str,
         file: Option<&str>,
+        read: Result<Understood, ApiError>,
         by: Acceptance,
     ) -> Result<ApplyReport, ApiError> {
-        let done = self.try_config(toml, file, by).await;
+        let done = match read {
+            Ok(understood) => self.try_config(toml, file, understood, by).await,
+            Err(error) => Err(error),
+        };
         let cause = if by == Acceptance::Apply {
             Cause::Operator
         } else {
@@ -64,9 +99,15 @@ impl Daemon {
         done
     }
 
-    async fn try_config(&mut self, toml: &str, file: Option<&str>, by: Acceptance) -> Result<ApplyReport, ApiError> {
-        let begun = Instant::now();
-        let candidate = self.candidate(toml, file)?;
+    async fn try_config(
+        &mut self,
+        toml: &str,
+        file: Option<&str>,
+        understood: Understood,
+        by: Acceptance,
+    ) -> Result<ApplyReport, ApiError> {
+        let asked = understood.asked;
+        let candidate = self.candidate(understood)?;
         let report = self.report(&candidate);
         let accepted_unix_ms = unix_ms();
         let applied = match by {
@@ -146,7 +187,7 @@ impl Daemon {
         };
         self.config_warnings = warnings.iter().map(|warning| warning.headline().to_string()).collect();
         let generation = self.kernel.next_generation().map_err(internal)?;
-        let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let took_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
         info!(
             generation,
             took_ms,
@@ -160,32 +201,10 @@ impl Daemon {
         })
     }
 
-    /// Reads the file named on the command line again.
-    pub(super) async fn reload_file(&mut self) {
-        let name = self.file.display().to_string();
-        let text = match std::fs::read_to_string(&self.file) {
-            Ok(text) => text,
-            Err(error) => {
-                return error!(file = name, %error, "cannot read the configuration again; the one before stays");
-            }
-        };
-        self.file_hash = xxh3_64(text.as_bytes());
-        match self.apply_config(&text, Some(&name), Acceptance::Reload).await {
-            Ok(_) => {}
-            Err(refused) => {
-                error!(file = name, error = %refused, "the file was not accepted; the configuration before stays");
-                for finding in &refused.details {
-                    error!("{name}:{}: {}", place(finding), finding.message);
-                }
-            }
-        }
-    }
-
-    fn candidate(&self, toml: &str, file: Option<&str>) -> Result<Candidate, ApiError> {
-        let name = file.unwrap_or("-");
-        let parsed = config::parse(toml, name)
-            .map_err(|errors| ApiError::invalid_config(name, errors.iter().map(finding).collect()))?;
+    fn candidate(&self, understood: Understood) -> Result<Candidate, ApiError> {
+        let Understood { parsed, rings, .. } = understood;
         let mut world = self.world.clone();
+        world.have_rings(rings);
         world.replace_model(parsed.model);
         world.interfaces = Vec::new();
         for interface in &world.model.node.interfaces {

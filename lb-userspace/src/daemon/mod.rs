@@ -6,6 +6,7 @@
 //! | [`kernel`] | the hold on program, maps and links |
 //! | [`state`] | what must survive a crash |
 //! | `start` | from the command line to the loop |
+//! | `ahead` | another configuration is read and its rings are populated, beside the loop |
 //! | `configure` | another configuration: plan, apply, report |
 //! | `paths` | how the probes of each backend travel |
 //! | `operator` | drain, disable, weight |
@@ -25,6 +26,7 @@
 //! | `rates` | packets per second |
 //! | `sweep` | slots that changed owner, on their way back to rest |
 
+mod ahead;
 mod answers;
 mod before;
 mod bring;
@@ -67,6 +69,7 @@ use crate::load::agent::{Agents, Report};
 use crate::model::Service;
 use crate::netlink::{Answer, Watcher};
 use crate::policy::Now;
+use ahead::{Ahead, Purpose, Ready, Source};
 use drain::Drain;
 use kernel::Kernel;
 use loads::Latencies;
@@ -92,6 +95,8 @@ enum Event {
     Unreachable(Unreachable),
     /// The configuration file is to be read again.
     Reload,
+    /// A configuration was read.
+    Ready(Box<Ready>),
     /// A moment has passed.
     Tick,
     /// A policy's time has come.
@@ -107,6 +112,7 @@ enum Event {
 /// The daemon's loop and all that it holds.
 struct Daemon {
     world: World,
+    ahead: Ahead,
     kernel: Kernel,
     checker: Checker,
     paths: Paths,
@@ -194,7 +200,11 @@ impl Daemon {
             Event::Health(events) => events.into_iter().for_each(|event| self.note_health(event)),
             Event::Ways(ways) => self.note_ways(ways),
             Event::Unreachable(Unreachable { address, refused }) => self.checker.expedite(address, refused),
-            Event::Reload => self.reload_file().await,
+            Event::Reload => {
+                let source = Source::File(self.file.clone());
+                self.ahead.read(&self.world, source, Purpose::Reload);
+            }
+            Event::Ready(ready) => self.take_config(*ready).await,
             Event::Tick => {
                 self.rates.sample(&self.kernel);
                 if self.paths.tend(&self.world) {

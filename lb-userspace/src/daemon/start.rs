@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::ahead::Ahead;
 use super::configure::unix_ms;
 use super::kernel::{ControlError, Kernel};
 use super::loads::Latencies;
@@ -73,6 +74,9 @@ pub enum DaemonError {
     /// What probes left behind.
     #[error(transparent)]
     Probes(#[from] PathError),
+    /// The thread that reads configurations.
+    #[error("cannot start the thread that reads configurations: {0}")]
+    Ahead(#[source] io::Error),
     /// Signals.
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
@@ -197,8 +201,10 @@ async fn run_here(
     let wayless = Wayless::resume(&positions);
     // Slots of an earlier daemon may be on their way.
     let services = world.model.services.iter().map(|service| service.key()).collect();
+    let ahead = Ahead::start(events.clone()).map_err(DaemonError::Ahead)?;
     let mut daemon = Daemon {
         world,
+        ahead,
         kernel,
         checker,
         paths: Paths::new(),

@@ -49,8 +49,8 @@ enum Named {
 pub(super) struct Transitions {
     /// Services that may have slots that are not stable.
     pub(super) services: HashSet<ServiceKey>,
-    /// Since when a slot has the state that it has.
-    since: HashMap<ServiceKey, HashMap<u32, (Slot, Instant)>>,
+    /// Since when a slot that is not stable has the state that it has, by rising position.
+    since: HashMap<ServiceKey, Vec<(u32, Slot, Instant)>>,
     /// Since when no slot names a backend that left.
     unnamed: HashMap<(ServiceKey, u64), Instant>,
     sweeping: bool,
@@ -136,31 +136,32 @@ impl Daemon {
     /// Settles slots whose drain time has passed; says how many are not stable.
     fn tend_service(&mut self, key: ServiceKey, drain_time: Duration, base: u32, size: u32) -> usize {
         let tables = &self.kernel.balancer.tables;
-        // Most services have no slot in it: then stable ones cost a read each, of millions perhaps.
-        let mut since = self.transitions.since.remove(&key).unwrap_or_default();
-        let mut restless = 0;
+        let earlier = self.transitions.since.remove(&key).unwrap_or_default();
+        let mut earlier = earlier.into_iter().peekable();
+        let mut since = Vec::new();
+        let now = Instant::now();
         for n in 0..size {
             let slot = tables.slot(base + n);
             if slot.is_stable() {
-                if !since.is_empty() {
-                    since.remove(&n);
-                }
                 continue;
             }
-            restless += 1;
-            let now = Instant::now();
-            let (seen, at) = since.entry(n).or_insert((slot, now));
-            // Only the way away from `previous` counts: a new `current` does not begin the time anew.
-            if seen.previous() != slot.previous() {
-                (*seen, *at) = (slot, now);
-            }
-            if !slot.is_settled() && at.elapsed() >= drain_time {
+            while earlier.next_if(|(position, ..)| *position < n).is_some() {}
+            let known = earlier.next_if(|(position, ..)| *position == n);
+            let (seen, at) = match known {
+                // Only the way away from `previous` counts: a new `current` does not begin the time anew.
+                Some((_, seen, at)) if seen.previous() == slot.previous() => (seen, at),
+                _ => (slot, now),
+            };
+            if !slot.is_settled() && now.duration_since(at) >= drain_time {
                 let next = Slot::settled(slot.current());
                 tables.set_slot(base + n, next);
-                (*seen, *at) = (next, now);
+                since.push((n, next, now));
+            } else {
+                since.push((n, seen, at));
             }
         }
-        if !since.is_empty() {
+        let restless = since.len();
+        if restless > 0 {
             self.transitions.since.insert(key, since);
         }
         restless
@@ -298,8 +299,11 @@ impl Daemon {
                     continue;
                 }
                 // Settled before the reading began: nothing was remembered since.
-                let settled = since.and_then(|since| since.get(&n));
-                if settled.is_some_and(|(seen, at)| seen.is_settled() && *at < sweep.begun) {
+                let settled = since.and_then(|since| {
+                    let found = since.binary_search_by_key(&n, |(position, ..)| *position).ok()?;
+                    Some(since[found])
+                });
+                if settled.is_some_and(|(_, seen, at)| seen.is_settled() && at < sweep.begun) {
                     tables.set_slot(position, Slot::stable(slot.current()));
                     calmed += 1;
                 }

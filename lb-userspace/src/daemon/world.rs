@@ -26,6 +26,7 @@ use crate::ring::{Member, Ring, Share};
 use crate::wish::{self, BackendNow, Way};
 pub use left::{Left, LeftBackend};
 pub use policy::{Agent, Decided, Load};
+pub use rings::Rings;
 
 /// Overrides by service and backend.
 pub type Overrides = BTreeMap<String, BTreeMap<String, Override>>;
@@ -57,7 +58,8 @@ pub struct World {
     leaving: HashMap<ServiceKey, Vec<Backend>>,
 }
 
-struct ServiceRing {
+/// The ring of one service, and what it was made of.
+pub struct ServiceRing {
     members: Vec<Member>,
     size: u32,
     ring: Ring,
@@ -322,13 +324,6 @@ impl World {
             .iter()
             .filter_map(|service| self.wanted(service))
             .collect()
-    }
-
-    /// Identities of the slots' owners by the configuration alone, whatever anybody's health.
-    pub fn ring_owners(&self, service: &str) -> Option<Vec<Option<u64>>> {
-        let ring = self.rings.get(service)?;
-        let identity = |owner: &u16| ring.members.get(usize::from(*owner)).map(|member| member.identity);
-        Some(ring.ring.owners().iter().map(identity).collect())
     }
 
     /// Names of the services by their keys.

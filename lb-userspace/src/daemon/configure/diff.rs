@@ -1,9 +1,10 @@
 //! What is different between two configurations, in the words of the file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
+use std::sync::Arc;
 
-use lb_common::map::ServiceKey;
+use lb_common::map::{BackendNumber, NOBODY, ServiceKey};
 
 use crate::api::report::{Change, ChangeAction, FieldChange, RingChange};
 use crate::api::types::{Forward, HashInput, Protocol, Tracking, Via};
@@ -276,80 +277,123 @@ fn word(value: impl Debug) -> String {
 pub(super) fn rings(before: &World, after: &World, rate: impl Fn(ServiceKey, u64) -> f64) -> Vec<RingChange> {
     let mut changes = Vec::new();
     for service in &after.model.services {
-        let (Some(old), Some(new)) = (before.ring_owners(&service.name), after.ring_owners(&service.name)) else {
+        let (Some(old), Some(new)) = (before.ring(&service.name), after.ring(&service.name)) else {
             continue;
         };
-        let moved = if old.len() == new.len() {
-            old.iter().zip(&new).filter(|(old, new)| old != new).count()
-        } else {
-            new.len()
-        };
-        if moved > 0 {
+        if Arc::ptr_eq(old, new) {
+            continue;
+        }
+        let numbers: HashMap<u64, BackendNumber> = new.identities().zip(0..).collect();
+        let number = |identity: u64| numbers.get(&identity).copied().unwrap_or(NOBODY);
+        let now: Vec<BackendNumber> = old.identities().map(number).collect();
+        let moves = Moves::between(old.owners(), new.owners(), &now);
+        if moves.slots > 0 {
             // Counters belong to the key: of a service that gets another one, nothing is known.
             let key = service.key();
+            let rates: Vec<f64> = old.identities().map(|backend| rate(key, backend)).collect();
             changes.push(RingChange {
                 service: service.name.clone(),
-                moved: moved as u32,
+                moved: moves.slots as u32,
                 ring_size: service.ring_size,
-                traffic: traffic(&old, &new, |backend| rate(key, backend)),
+                traffic: moves.traffic(&rates),
             });
         }
     }
     changes
 }
 
-/// The part of the packets whose slot belongs to another backend afterwards; nothing if there are no packets. A backend's packets are
-/// taken to be spread evenly over its slots.
-fn traffic(old: &[Option<u64>], new: &[Option<u64>], rate: impl Fn(u64) -> f64) -> Option<f64> {
-    let mut slots: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
-    for (position, owner) in old.iter().enumerate() {
-        let Some(owner) = owner else { continue };
-        // A flow keeps its place on the ring, also on one of another size.
-        let after = new.get((2 * position + 1) * new.len() / (2 * old.len()));
-        let (all, moved) = slots.entry(*owner).or_default();
-        *all += 1;
-        *moved += u32::from(after != Some(&Some(*owner)));
+/// How one ring becomes another.
+struct Moves {
+    /// Slots that belong to somebody else afterwards; all, if there is another number of them.
+    slots: usize,
+    /// Of each earlier member: its slots, and those of them whose place belongs to somebody else afterwards.
+    members: Vec<(u32, u32)>,
+}
+
+impl Moves {
+    /// `now` tells which number an earlier member has afterwards, [`NOBODY`] if it is gone.
+    fn between(old: &[BackendNumber], new: &[BackendNumber], now: &[BackendNumber]) -> Self {
+        let resized = old.len() != new.len();
+        let (mut slots, mut members) = (0, vec![(0, 0); now.len()]);
+        for (position, owner) in old.iter().enumerate() {
+            let member = usize::from(*owner);
+            let stays = now.get(member).copied().unwrap_or(NOBODY);
+            // A flow keeps its place on the ring, also on one of another size.
+            let place = if resized {
+                (2 * position + 1) * new.len() / (2 * old.len())
+            } else {
+                position
+            };
+            // Who is gone is not who nobody is.
+            let kept = new.get(place) == Some(&stays) && (stays != NOBODY || *owner == NOBODY);
+            slots += usize::from(!kept);
+            if let Some((all, moved)) = members.get_mut(member) {
+                *all += 1;
+                *moved += u32::from(!kept);
+            }
+        }
+        Self {
+            slots: if resized { new.len() } else { slots },
+            members,
+        }
     }
-    let (mut total, mut moving) = (0.0, 0.0);
-    for (owner, (all, moved)) in slots {
-        let packets = rate(owner);
-        total += packets;
-        moving += packets * f64::from(moved) / f64::from(all);
+
+    /// The part of the packets whose slot belongs to another backend afterwards, by the packets per second of each earlier member; nothing
+    /// if there are no packets. A backend's packets are taken to be spread evenly over its slots.
+    fn traffic(&self, rates: &[f64]) -> Option<f64> {
+        let (mut total, mut moving) = (0.0, 0.0);
+        for ((all, moved), packets) in self.members.iter().zip(rates).filter(|((all, _), _)| *all > 0) {
+            total += packets;
+            moving += packets * f64::from(*moved) / f64::from(*all);
+        }
+        (total > 0.0).then(|| moving / total)
     }
-    (total > 0.0).then(|| moving / total)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const A: Option<u64> = Some(1);
-    const B: Option<u64> = Some(2);
-    const C: Option<u64> = Some(3);
+    const A: BackendNumber = 0;
+    const B: BackendNumber = 1;
+    const C: BackendNumber = 2;
+    const N: BackendNumber = NOBODY;
 
     #[track_caller]
-    fn check(old: &[Option<u64>], new: &[Option<u64>], rates: [f64; 2], expected: Option<f64>) {
-        let found = traffic(old, new, |backend| {
-            rates.get(backend as usize - 1).copied().unwrap_or(0.0)
-        });
-        assert_eq!(found, expected, "{old:?} to {new:?} at {rates:?}");
+    fn check(
+        old: &[BackendNumber],
+        new: &[BackendNumber],
+        rates: [f64; 2],
+        slots: usize,
+        traffic: impl Into<Option<f64>>,
+    ) {
+        let moves = Moves::between(old, new, &[A, B]);
+        let found = (moves.slots, moves.traffic(&rates));
+        assert_eq!(found, (slots, traffic.into()), "{old:?} to {new:?} at {rates:?}");
     }
 
     #[test]
     fn traffic_follows_the_slots_of_each_backend() {
-        check(&[A, A, B, B], &[A, A, B, B], [10.0, 10.0], Some(0.0));
-        check(&[A, A, B, B], &[C, A, B, B], [10.0, 10.0], Some(0.25));
+        check(&[A, A, B, B], &[A, A, B, B], [10.0, 10.0], 0, 0.0);
+        check(&[A, A, B, B], &[C, A, B, B], [10.0, 10.0], 1, 0.25);
         // A backend with little traffic has little to move, and one without none.
-        check(&[A, A, B, B], &[C, C, B, B], [10.0, 30.0], Some(0.25));
-        check(&[A, A, B, B], &[C, C, B, B], [0.0, 30.0], Some(0.0));
-        check(&[A, A, B, B], &[C, C, B, B], [0.0, 0.0], None);
-        check(&[None, None, None], &[A, A, A], [0.0, 0.0], None);
-        check(&[A, A, A], &[None, None, None], [5.0, 0.0], Some(1.0));
+        check(&[A, A, B, B], &[C, C, B, B], [10.0, 30.0], 2, 0.25);
+        check(&[A, A, B, B], &[C, C, B, B], [0.0, 30.0], 2, 0.0);
+        check(&[A, A, B, B], &[C, C, B, B], [0.0, 0.0], 2, None);
+        check(&[N, N, N], &[A, A, N], [0.0, 0.0], 2, None);
+        check(&[A, A, A], &[N, N, N], [5.0, 0.0], 3, 1.0);
+    }
+
+    #[test]
+    fn members_are_known_by_who_they_are() {
+        // A has gone, and B is number 0 now.
+        let moves = Moves::between(&[A, B, A, N], &[A, A, N, N], &[NOBODY, 0]);
+        assert_eq!((moves.slots, moves.members), (2, vec![(2, 2), (1, 0)]));
     }
 
     #[test]
     fn a_flow_keeps_its_place_on_a_ring_of_another_size() {
-        check(&[A, A, B], &[A, A, A, A, B, B], [2.0, 1.0], Some(0.0));
-        check(&[A, B], &[B, B, A, A, A], [1.0, 1.0], Some(1.0));
+        check(&[A, A, B], &[A, A, A, A, B, B], [2.0, 1.0], 6, 0.0);
+        check(&[A, B], &[B, B, A, A, A], [1.0, 1.0], 5, 1.0);
     }
 }

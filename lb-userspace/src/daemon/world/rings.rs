@@ -1,13 +1,42 @@
 //! The rings of the services: populated by the configuration and the operator's weights, whatever anybody's health.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use lb_common::map::BackendNumber;
+
 use super::{ServiceRing, World};
-use crate::model::{Backend, Service};
+use crate::model::{Backend, Model, Service};
 use crate::ring::{Member, Ring};
 use crate::wish;
 
+impl ServiceRing {
+    /// For each slot the number of its owner among the members, or [`NOBODY`].
+    pub fn owners(&self) -> &[BackendNumber] {
+        self.ring.owners()
+    }
+
+    /// Who the members are.
+    pub fn identities(&self) -> impl Iterator<Item = u64> {
+        self.members.iter().map(|member| member.identity)
+    }
+}
+
+/// Rings of services, by name.
+pub struct Rings(HashMap<String, Arc<ServiceRing>>);
+
 impl World {
+    /// The rings as another configuration needs them. It takes long; a copy of the world can do it elsewhere.
+    pub fn rings_for(mut self, model: Model) -> Rings {
+        self.replace_model(model);
+        Rings(self.rings)
+    }
+
+    /// Has rings at hand for the configuration that is to come. Those that do not suit it are populated anew.
+    pub fn have_rings(&mut self, rings: Rings) {
+        self.rings.extend(rings.0);
+    }
+
     /// Populates the rings whose members or size have changed, on all CPUs. Only a changed file repopulates, or a weight
     /// that an operator raises above the file's.
     pub fn populate_rings(&mut self) {
@@ -45,6 +74,11 @@ impl World {
                 .collect()
         });
         self.rings.extend(populated);
+    }
+
+    /// A service's ring, by the configuration alone, whatever anybody's health.
+    pub fn ring(&self, service: &str) -> Option<&Arc<ServiceRing>> {
+        self.rings.get(service)
     }
 
     /// The weights that a service's ring is made for, one for each backend: the largest that each has or will have.

@@ -1,0 +1,138 @@
+//! What takes long about another configuration, done beside the loop: it is read, parsed, and its rings are populated. One after the other, in
+//! the order of their coming.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Instant;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::Event;
+use super::configure::{internal, refused};
+use super::world::{Rings, World};
+use crate::api::call::Answer;
+use crate::api::error::ApiError;
+use crate::api::report::{ApplyReport, PlanReport};
+use crate::config::{self, Parsed, finding};
+
+/// What is to become of a configuration, and who waits for that.
+pub(super) enum Purpose {
+    /// What it would change is to be shown.
+    Plan(Answer<PlanReport>),
+    /// It is to be the one in force.
+    Apply(Answer<ApplyReport>),
+    /// It is the daemon's own file, and is to be in force.
+    Reload,
+}
+
+/// Where a configuration is.
+pub(super) enum Source {
+    /// Here, and the name of the file that it came from, if it did.
+    Text(String, Option<String>),
+    /// In the daemon's own file.
+    File(PathBuf),
+}
+
+/// A configuration on which the loop can decide.
+pub(super) struct Ready {
+    pub(super) purpose: Purpose,
+    /// The file's name; nothing: it came from a pipe.
+    pub(super) file: Option<String>,
+    /// Nothing if the file could not be read.
+    pub(super) toml: Option<String>,
+    pub(super) read: Result<Understood, ApiError>,
+}
+
+/// What a configuration says.
+pub(super) struct Understood {
+    pub(super) parsed: Parsed,
+    /// As they are to be if no operator says anything else meanwhile.
+    pub(super) rings: Rings,
+    /// When it was asked for.
+    pub(super) asked: Instant,
+}
+
+/// The thread that does it.
+pub(super) struct Ahead {
+    jobs: Sender<Job>,
+}
+
+struct Job {
+    world: World,
+    source: Source,
+    purpose: Purpose,
+    asked: Instant,
+}
+
+impl Ahead {
+    /// It ends with what this returns.
+    pub(super) fn start(events: UnboundedSender<Event>) -> io::Result<Self> {
+        let (jobs, waiting) = channel();
+        let thread = thread::Builder::new().name("configuration".to_owned());
+        thread.spawn(move || work(&waiting, &events))?;
+        Ok(Self { jobs })
+    }
+
+    /// Has a configuration read, which the loop is then told of.
+    pub(super) fn read(&self, world: &World, source: Source, purpose: Purpose) {
+        let job = Job {
+            world: world.clone(),
+            source,
+            purpose,
+            asked: Instant::now(),
+        };
+        // The thread outlives this: it takes jobs as long as there can be any.
+        let _ = self.jobs.send(job);
+    }
+}
+
+fn work(jobs: &Receiver<Job>, events: &UnboundedSender<Event>) {
+    for job in jobs {
+        let Job {
+            world,
+            source,
+            purpose,
+            asked,
+        } = job;
+        let (file, text) = match source {
+            Source::Text(text, file) => (file, Ok(text)),
+            Source::File(path) => {
+                let name = path.display().to_string();
+                let text = std::fs::read_to_string(path);
+                let text = text.map_err(|error| refused(format!("cannot read {name}: {error}")));
+                (Some(name), text)
+            }
+        };
+        let (toml, read) = match text {
+            Ok(text) => {
+                let understand = || understand(world, &text, file.as_deref().unwrap_or("-"), asked);
+                let read = catch_unwind(AssertUnwindSafe(understand)).unwrap_or_else(|_| {
+                    Err(internal(
+                        "reading the configuration crashed, which is a bug; nothing was changed",
+                    ))
+                });
+                (Some(text), read)
+            }
+            Err(error) => (None, Err(error)),
+        };
+        let ready = Ready {
+            purpose,
+            file,
+            toml,
+            read,
+        };
+        if events.send(Event::Ready(Box::new(ready))).is_err() {
+            return;
+        }
+    }
+}
+
+fn understand(world: World, toml: &str, name: &str, asked: Instant) -> Result<Understood, ApiError> {
+    let parsed = config::parse(toml, name)
+        .map_err(|errors| ApiError::invalid_config(name, errors.iter().map(finding).collect()))?;
+    let rings = world.rings_for(parsed.model.clone());
+    Ok(Understood { parsed, rings, asked })
+}
