@@ -6,6 +6,7 @@ mod apply;
 mod counters;
 mod lifecycle;
 mod lookup;
+mod meanwhile;
 mod next_hops;
 mod operator;
 mod scale;
