@@ -102,7 +102,7 @@ pub struct RingChange {
 pub struct ApplyReport {
     /// Its number.
     pub generation: u64,
-    /// Milliseconds from the daemon having the file until the maps were written.
+    /// Milliseconds from the daemon having the request until the maps were written.
     pub took_ms: u64,
     /// What has changed.
     pub plan: PlanReport,

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::Event;
 use super::configure::{internal, refused};
-use super::world::{Rings, World};
+use super::world::{Overrides, Rings, World};
 use crate::api::call::Answer;
 use crate::api::error::ApiError;
 use crate::api::report::{ApplyReport, PlanReport};
@@ -61,7 +61,9 @@ pub(super) struct Ahead {
 }
 
 struct Job {
-    world: World,
+    /// What is in force.
+    rings: Rings,
+    overrides: Overrides,
     source: Source,
     purpose: Purpose,
     asked: Instant,
@@ -79,7 +81,8 @@ impl Ahead {
     /// Has a configuration read, which the loop is then told of.
     pub(super) fn read(&self, world: &World, source: Source, purpose: Purpose) {
         let job = Job {
-            world: world.clone(),
+            rings: world.rings(),
+            overrides: world.overrides.clone(),
             source,
             purpose,
             asked: Instant::now(),
@@ -92,7 +95,8 @@ impl Ahead {
 fn work(jobs: &Receiver<Job>, events: &UnboundedSender<Event>) {
     for job in jobs {
         let Job {
-            world,
+            rings,
+            overrides,
             source,
             purpose,
             asked,
@@ -108,12 +112,13 @@ fn work(jobs: &Receiver<Job>, events: &UnboundedSender<Event>) {
         };
         let (toml, read) = match text {
             Ok(text) => {
-                let understand = || understand(world, &text, file.as_deref().unwrap_or("-"), asked);
-                let read = catch_unwind(AssertUnwindSafe(understand)).unwrap_or_else(|_| {
-                    Err(internal(
-                        "reading the configuration crashed, which is a bug; nothing was changed",
-                    ))
-                });
+                let understand = || {
+                    let parsed = parse(&text, file.as_deref().unwrap_or("-"))?;
+                    let rings = rings.become_those_of(parsed.model.clone(), overrides);
+                    Ok(Understood { parsed, rings, asked })
+                };
+                let crashed = "reading the configuration crashed, which is a bug; nothing was changed";
+                let read = catch_unwind(AssertUnwindSafe(understand)).unwrap_or_else(|_| Err(internal(crashed)));
                 (Some(text), read)
             }
             Err(error) => (None, Err(error)),
@@ -130,9 +135,6 @@ fn work(jobs: &Receiver<Job>, events: &UnboundedSender<Event>) {
     }
 }
 
-fn understand(world: World, toml: &str, name: &str, asked: Instant) -> Result<Understood, ApiError> {
-    let parsed = config::parse(toml, name)
-        .map_err(|errors| ApiError::invalid_config(name, errors.iter().map(finding).collect()))?;
-    let rings = world.rings_for(parsed.model.clone());
-    Ok(Understood { parsed, rings, asked })
+fn parse(toml: &str, name: &str) -> Result<Parsed, ApiError> {
+    config::parse(toml, name).map_err(|errors| ApiError::invalid_config(name, errors.iter().map(finding).collect()))
 }

@@ -155,7 +155,8 @@ impl Daemon {
             if !slot.is_settled() && now.duration_since(at) >= drain_time {
                 let next = Slot::settled(slot.current());
                 tables.set_slot(base + n, next);
-                since.push((n, next, now));
+                // Not `now`: a reading of the flow table that began before this says nothing of the slot.
+                since.push((n, next, Instant::now()));
             } else {
                 since.push((n, seen, at));
             }

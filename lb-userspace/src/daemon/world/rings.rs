@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use lb_common::map::BackendNumber;
 
-use super::{ServiceRing, World};
+use super::{Overrides, ServiceRing, World};
 use crate::model::{Backend, Model, Service};
 use crate::ring::{Member, Ring};
 use crate::wish;
 
 impl ServiceRing {
-    /// For each slot the number of its owner among the members, or [`NOBODY`].
+    /// For each slot the number of its owner among the members, or [`lb_common::map::NOBODY`].
     pub fn owners(&self) -> &[BackendNumber] {
         self.ring.owners()
     }
@@ -25,11 +25,24 @@ impl ServiceRing {
 /// Rings of services, by name.
 pub struct Rings(HashMap<String, Arc<ServiceRing>>);
 
+impl Rings {
+    /// The rings as a configuration needs them, made of these where they suit. It takes long.
+    pub fn become_those_of(self, model: Model, overrides: Overrides) -> Self {
+        let nobody = Model {
+            services: Vec::new(),
+            ..model.clone()
+        };
+        let mut world = World::new(nobody, overrides);
+        world.rings = self.0;
+        world.replace_model(model);
+        Self(world.rings)
+    }
+}
+
 impl World {
-    /// The rings as another configuration needs them. It takes long; a copy of the world can do it elsewhere.
-    pub fn rings_for(mut self, model: Model) -> Rings {
-        self.replace_model(model);
-        Rings(self.rings)
+    /// The rings as they are.
+    pub fn rings(&self) -> Rings {
+        Rings(self.rings.clone())
     }
 
     /// Has rings at hand for the configuration that is to come. Those that do not suit it are populated anew.

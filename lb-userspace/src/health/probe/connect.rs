@@ -22,15 +22,6 @@ sockopt_impl!(
 );
 
 sockopt_impl!(
-    /// Whether segments are acknowledged at once. If not, the acknowledgement goes with what is sent next, if that is soon.
-    QuickAck,
-    SetOnly,
-    libc::IPPROTO_TCP,
-    libc::TCP_QUICKACK,
-    bool
-);
-
-sockopt_impl!(
     /// Leaves the choice of a port to connect(2), which knows the other three parts of the connection: so probes of several
     /// targets can share a port.
     BindAddressNoPort,
@@ -51,8 +42,6 @@ pub(super) async fn connect(job: &Job, deadline: Deadline) -> Result<TcpStream, 
     let socket = open(job, Type::STREAM, None)?;
     // Without the option the probe works as well, it only leaves a TIME-WAIT.
     let _ = setsockopt(&socket, Linger2, &-1);
-    // The end of the handshake goes with the request, or with the FIN: a probe has something to say at once. It saves two packets of ten.
-    let _ = setsockopt(&socket, QuickAck, &false);
     bind(job, &socket)?;
     let socket = TcpSocket::from_std_stream(socket.into());
     let connected = deadline.wait("connection", socket.connect(job.to)).await?;

@@ -70,9 +70,10 @@ async fn exchange(
     };
     // `connection` does the work that `exchange` waits for, and may well end first. Without TLS, closing the socket is all the farewell.
     let connection = async {
-        match http.tls {
-            Some(_) => connection.await,
-            None => connection.without_shutdown().await.map(drop),
+        if http.tls.is_some() {
+            connection.await
+        } else {
+            connection.without_shutdown().await.map(drop)
         }
     };
     tokio::pin!(exchange, connection);

@@ -2,8 +2,6 @@
 
 use std::net::Ipv6Addr;
 
-use nix::sys::socket::getsockopt;
-use nix::{getsockopt_impl, sockopt_impl};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -269,32 +267,6 @@ fn time_waits(port: u16) -> usize {
         fields[3] == "06" && (fields[1].ends_with(&port) || fields[2].ends_with(&port))
     };
     table.lines().skip(1).filter(waits).count()
-}
-
-sockopt_impl!(
-    /// What the kernel knows of a connection.
-    TcpInfo,
-    GetOnly,
-    libc::IPPROTO_TCP,
-    libc::TCP_INFO,
-    libc::tcp_info
-);
-
-/// The SYN, and the end of the handshake in one with the request: no segment for itself alone.
-#[tokio::test]
-async fn the_request_ends_the_handshake() {
-    let (listener, address) = listen().await;
-    let mut segments = Vec::new();
-    // On a machine that stands still for long the kernel does not wait.
-    for _ in 0..20 {
-        let probe = tokio::spawn(ask(address, http(), AMPLE));
-        let (mut stream, _) = listener.accept().await.unwrap();
-        read_request(&mut stream).await;
-        segments.push(getsockopt(&stream, TcpInfo).unwrap().tcpi_segs_in);
-        drop(stream);
-        probe.await.unwrap();
-    }
-    assert_eq!(segments.iter().min(), Some(&2), "{segments:?}");
 }
 
 /// The server reads an orderly end, and neither side is left with a TIME-WAIT.
