@@ -22,7 +22,7 @@ use super::{HealthEvent, LastProbe, Outcome, Status, Target, TargetId};
 
 /// Probes that are due within this time, or within a part of their interval if that is shorter, start with the one that the thread wakes
 /// up for: thousands of wake-ups cost more than the probes themselves. Who starts early is due for the next time when he would have been.
-const SLACK: Duration = Duration::from_millis(25);
+const SLACK: Duration = Duration::from_millis(50);
 
 /// How often this host's own faults are logged, at most.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
