@@ -65,7 +65,10 @@ fn send(ctx: &TcContext) -> Option<u32> {
     let packet = packet(ctx, Direction::Out)?;
     // SAFETY: a field of the program's own context: the end of the wire that leads to the prober.
     let wire = unsafe { (*ctx.skb.skb).ifindex };
-    PROBE_FLOWS.insert(packet.flow, wire, 0).ok()?;
+    // SAFETY: as above. To look is cheaper than to write, and the first packet of a flow has written.
+    if unsafe { PROBE_FLOWS.get(packet.flow) } != Some(&wire) {
+        PROBE_FLOWS.insert(packet.flow, wire, 0).ok()?;
+    }
     // One flow label for all probes: it need not differ.
     encapsulate(ctx, rewrite, packet.length, packet.traffic_class, 0).ok()?;
     Some(rewrite.ifindex)

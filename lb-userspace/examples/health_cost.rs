@@ -1,15 +1,17 @@
 //! What health checks cost: processor time of the checker for a number of probes a second, on loopback.
 //!
-//! `cargo run --release -p lb-userspace --example health_cost -- [http|tcp] [targets] [interval ms] [seconds] [dead|vip|vip-awake]`. The
+//! `cargo run --release -p lb-userspace --example health_cost -- [http|tcp|bare] [targets] [interval ms] [seconds] [dead|vip|vip-awake]`. The
 //! servers are another process. Each target is an address of its own in 127.0.0.0/8, so that nothing is shared. With `dead`, nothing
 //! answers. With `vip`, probes take the users' path instead, to nginx on a host in namespaces, which takes root: of all targets the VIP is the
-//! same. With `vip-awake`, processors do not halt meanwhile, as on hosts set up for low latency. That leaves out what every packet
+//! same. `bare` asks the same of the same servers by system calls and nothing else, with no time limits and no parsing of answers: what it
+//! costs is the kernel's share, and the floor that `http` is to be held against. With `vip-awake`, processors do not halt meanwhile, as on hosts set up for low latency. That leaves out what every packet
 //! costs in a virtual machine when it has to wake a halted processor, and no packet does on a real wire.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::Ipv4Addr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,10 +27,16 @@ use lb_userspace::model::{Check, Health, Http};
 use lb_userspace::object;
 use lb_userspace::path::UsersPath;
 use lb_userspace::path::program::Hook;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::Pid;
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// What `http` sends, but for the server's name.
+const REQUEST: &[u8] =
+    b"GET /healthz HTTP/1.1\r\nhost: 192.0.2.10\r\nuser-agent: edgelb\r\naccept: */*\r\nconnection: close\r\n\r\n";
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -52,7 +60,9 @@ fn main() -> anyhow::Result<()> {
 /// By l2 to one backend, under as many numbers as there are targets.
 fn by_vip(kind: &str, targets: u32, interval: Duration, seconds: u64) -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
-    let net = Topology::new(Arms::Two, 1)?;
+    let mut net = Topology::new(Arms::Two, 1)?;
+    // Here nothing is redirected to the switch; what its program would cost falls to whoever sends.
+    net.fabric.detach();
     let backend = &net.backends[0];
     let vip = Topology::vip(Family::V4, 10);
     backend.host.ip(&format!("addr add {vip}/32 dev lo"))?;
@@ -172,6 +182,10 @@ fn measure(
         }
     };
 
+    if kind == "bare" {
+        let targets: Vec<Target> = (0..targets).map(target).collect();
+        return bare(&targets, interval, seconds);
+    }
     let changes = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&changes);
     let checker = Checker::start(move |events| {
@@ -209,6 +223,73 @@ fn measure(
         *texts.entry(last.text.to_string()).or_default() += 1;
     }
     println!("last results: {texts:?}");
+    Ok(())
+}
+
+/// Asks as `http` does, as many at a time as the checker would start together.
+fn bare(targets: &[Target], interval: Duration, seconds: u64) -> anyhow::Result<()> {
+    let together = interval.min(Duration::from_millis(1_600)) / 32;
+    let groups = interval.div_duration_f64(together).round() as usize;
+    let (start, before, first) = (Instant::now(), cpu()?, first_processor()?);
+    let (mut next, mut asked) = (start, 0_u64);
+    while start.elapsed() < Duration::from_secs(seconds) {
+        for group in targets.chunks(targets.len().div_ceil(groups)) {
+            ask_bare(group)?;
+            asked += group.len() as u64;
+            next += together;
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+    }
+    let (time, used, first) = (start.elapsed(), cpu()? - before, first_processor()? - first);
+    println!(
+        "bare: {:.0} requests/s, {:.1} % of a core, {:.0} µs a request",
+        asked as f64 / time.as_secs_f64(),
+        used.as_secs_f64() / time.as_secs_f64() * 100.0,
+        used.as_secs_f64() * 1e6 / asked.max(1) as f64,
+    );
+    println!(
+        "the first processor worked {:.1} % of the time, for all that ran on it",
+        first.as_secs_f64() / time.as_secs_f64() * 100.0
+    );
+    Ok(())
+}
+
+/// One request to each of a few, all at once; an error if one is not answered well.
+fn ask_bare(targets: &[Target]) -> anyhow::Result<()> {
+    let ready = |socket: &Socket, event| -> anyhow::Result<()> {
+        let mut wait = [PollFd::new(socket.as_fd(), event)];
+        anyhow::ensure!(poll(&mut wait, 1_000_u16)? == 1, "nothing within a second");
+        Ok(())
+    };
+    let mut sockets = Vec::with_capacity(targets.len());
+    for target in targets {
+        let (socket, to) = match &target.via {
+            Via::Vip(path) => {
+                let socket = path.namespace.tcp_socket(Domain::IPV4)??;
+                socket.set_mark(path.number)?;
+                socket.bind(&SocketAddr::new(path.source, 0).into())?;
+                (socket, path.vip)
+            }
+            _ => (
+                Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?,
+                target.address,
+            ),
+        };
+        match socket.connect(&SocketAddr::new(to, target.health.port).into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error.into()),
+            _ => sockets.push(socket),
+        }
+    }
+    for socket in &sockets {
+        ready(socket, PollFlags::POLLOUT)?;
+        anyhow::ensure!(socket.send(REQUEST)? == REQUEST.len(), "not sent in one piece");
+    }
+    let mut answer = [0; 4_096];
+    for socket in &sockets {
+        ready(socket, PollFlags::POLLIN)?;
+        let read = (&*socket).read(&mut answer)?;
+        anyhow::ensure!(answer[..read].starts_with(b"HTTP/1.1 200 "), "not answered well");
+    }
     Ok(())
 }
 

@@ -203,6 +203,11 @@ impl Host {
         Ok(())
     }
 
+    /// Takes away every program that was put on its interfaces.
+    pub fn detach(&mut self) {
+        self.links.clear();
+    }
+
     /// The interface's MAC address.
     pub fn mac(&self, device: &str) -> Result<[u8; 6]> {
         let links: serde_json::Value = serde_json::from_str(&self.ip(&format!("-j link show dev {device}"))?)?;
