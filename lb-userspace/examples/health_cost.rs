@@ -66,9 +66,9 @@ fn by_vip(kind: &str, targets: u32, interval: Duration, seconds: u64) -> anyhow:
     let backend = &net.backends[0];
     let vip = Topology::vip(Family::V4, 10);
     backend.host.ip(&format!("addr add {vip}/32 dev lo"))?;
-    let _server = Nginx::start(&backend.host, &scratch)?;
+    let server = Nginx::start(&backend.host, &scratch)?;
     let macs = (backend.host.mac("eth0")?, net.edge.mac("eth1")?);
-    apart(&net)?;
+    apart(&net, &server)?;
     net.edge.enter(|| -> anyhow::Result<()> {
         let ifindex = nix::net::if_::if_nametoindex("eth1")?;
         let mut path = UsersPath::set_up(object::PROBE, Hook::of_kernel())?;
@@ -94,11 +94,14 @@ fn by_vip(kind: &str, targets: u32, interval: Duration, seconds: u64) -> anyhow:
     })?
 }
 
-/// As on two machines: the switch and the backend work on the second processor, this process and what the edge receives on the first.
-fn apart(net: &Topology) -> anyhow::Result<()> {
-    let mut first = CpuSet::new();
-    first.set(0)?;
-    sched_setaffinity(Pid::from_raw(0), &first)?;
+/// As on two machines: switch and server work on the second processor, this process and what the edge receives on the first.
+fn apart(net: &Topology, server: &Nginx) -> anyhow::Result<()> {
+    let server = server.pid().context("nginx has ended")?.try_into()?;
+    for (process, processor) in [(0, 0), (server, 1)] {
+        let mut only = CpuSet::new();
+        only.set(processor)?;
+        sched_setaffinity(Pid::from_raw(process), &only)?;
+    }
     for (host, device, processors) in [(&net.fabric, "edge-back", 2), (&net.edge, "eth1", 1)] {
         let file = format!("/sys/class/net/{device}/queues/rx-0/rps_cpus");
         host.run("sh", &["-c", &format!("echo {processors} > {file}")])?;
