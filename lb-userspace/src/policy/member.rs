@@ -62,6 +62,9 @@ impl Default for Member {
     }
 }
 
+/// Why something happens that an operator has been waited for.
+const CONFIRMED: &str = "an operator confirmed it";
+
 impl Member {
     /// One that was out before.
     pub(super) fn out(_now: Instant) -> Self {
@@ -101,9 +104,19 @@ impl Member {
                 Health::Up => self.coming(policy, returns, served, now),
             }
         };
-        self.confirmed = false;
         if self.phase != before {
             self.tell(before, policy, seen, &mut tell);
+        }
+        self.confirmed = false;
+    }
+
+    /// Others take over for one that is on its way down: then it has no time left.
+    pub(super) fn give_way(&mut self, tell: impl FnOnce(EventKind, String, String, String)) {
+        if matches!(self.phase, Phase::Falling(_)) {
+            let was = self.phase.words().to_owned();
+            self.phase = Phase::Out;
+            let why = "its checks fail, and none of its kind is up".to_owned();
+            tell(EventKind::Failover, was, self.phase.words().to_owned(), why);
         }
     }
 
@@ -269,7 +282,7 @@ impl Member {
         tell: &mut impl FnMut(EventKind, String, String, String),
     ) {
         let why = || match (self.confirmed, seen.reachable) {
-            (true, _) => "confirmed".to_owned(),
+            (true, _) => CONFIRMED.to_owned(),
             (_, true) if seen.health == Health::Up => "it changed too often".to_owned(),
             (_, true) if seen.by_agent => "its agent says that it is down".to_owned(),
             (_, true) => "its checks fail".to_owned(),
@@ -307,7 +320,11 @@ impl Member {
                     Phase::Out | Phase::Waiting(_) | Phase::Falling(_) | Phase::Pending
                 ) =>
             {
-                tell(EventKind::Failback, was, now, "its checks pass".to_owned());
+                let why = match before {
+                    Phase::Out | Phase::Waiting(_) if self.confirmed => CONFIRMED,
+                    _ => "its checks pass",
+                };
+                tell(EventKind::Failback, was, now, why.to_owned());
             }
             _ => {}
         }

@@ -191,6 +191,20 @@ impl Machine {
             .map(|(backend, seen)| self.candidate(backend, seen, service, now))
             .collect();
         let Selection { fractions, mode, tiers } = select::select(service, &candidates);
+        if matches!(mode, Mode::LastResort | Mode::Sorry) {
+            for (name, member) in &mut self.members {
+                member.give_way(|kind, from, to, why| {
+                    let backend = Some(name.clone());
+                    changes.push(Change {
+                        kind,
+                        backend,
+                        from,
+                        to,
+                        why,
+                    });
+                });
+            }
+        }
         let (mode, patience) = self.patient(service, mode, &candidates, now);
         next = next.into_iter().chain(patience).min();
         self.tell(service, mode, &tiers, &candidates, &mut changes);

@@ -78,7 +78,10 @@ pub(super) fn select(service: &Service, candidates: &[Candidate]) -> Selection {
         return of(Mode::Panic, &|one, sorry| one.usable && !sorry);
     }
     let (fractions, tiers) = tiers(service, candidates);
-    if fractions.iter().any(|fraction| *fraction > 0) {
+    // Who is down and only fades out is no reason to leave aside who is up.
+    let serving = |(one, fraction): (&Candidate, &u16)| *fraction > 0 && (one.up || one.steady);
+    let nobody_else = !all().any(|(one, _)| one.usable && one.up);
+    if candidates.iter().zip(&fractions).any(serving) || nobody_else && fractions.iter().any(|fraction| *fraction > 0) {
         return Selection {
             fractions,
             mode: Mode::Normal,

@@ -137,6 +137,33 @@ fn a_gradual_failover_moves_in_steps_and_turns_back() {
 }
 
 #[test]
+fn who_fades_out_hides_nobody_who_is_up() {
+    let lines = "failover = \"gradual\"\nfailover_time = \"10s\"\nfailback = \"manual\"";
+    let mut bench = Bench::running(lines, &["", "", "sorry = true"]);
+    assert_eq!(bench.see(&[DOWN, UP, UP]), [90, 100, 0]);
+    let outcome = bench.after(1.0).step(&[DOWN, DOWN, UP]);
+    let fractions: Vec<u16> = outcome.backends.iter().map(|decision| decision.fraction).collect();
+    assert_eq!((outcome.mode, fractions), (Mode::Sorry, vec![0, 0, WHOLE]));
+    let kinds: Vec<EventKind> = outcome.changes.iter().map(|change| change.kind).collect();
+    let both = kinds.iter().filter(|kind| **kind == EventKind::Failover).count();
+    assert!(both >= 2 && kinds.contains(&EventKind::SorryOn), "{kinds:?}");
+    assert!(outcome.backends[..2].iter().all(|decision| !decision.serves));
+    // One that waits for its failback is better than the sorry one, and none that was given up comes back with it.
+    assert_eq!(bench.after(1.0).see(&[UP, DOWN, UP]), [100, 0, 0]);
+    assert_eq!(bench.step(&[UP, DOWN, UP]).mode, Mode::LastResort);
+    assert_eq!(bench.machine.confirm(Confirm::Failback, None), ["b0"]);
+    let outcome = bench.step(&[UP, DOWN, UP]);
+    let back = outcome.changes.iter().find(|change| change.kind == EventKind::Failback);
+    assert_eq!(back.map(|change| change.why.as_str()), Some("an operator confirmed it"));
+    assert_eq!(bench.see(&[UP, DOWN, UP]), [100, 0, 0]);
+    // Without anybody who is up, those on their way down have their time: the checks may be wrong.
+    let mut bench = Bench::running(lines, &["", "", "sorry = true"]);
+    assert_eq!(bench.see(&[DOWN, DOWN, DOWN]), [90, 90, 0]);
+    assert_eq!(bench.after(5.0).see(&[DOWN, DOWN, DOWN]), [40, 40, 0]);
+    assert_eq!(bench.after(5.0).step(&[DOWN, DOWN, DOWN]).mode, Mode::Nobody);
+}
+
+#[test]
 fn a_manual_failover_waits_for_a_word() {
     let mut bench = Bench::running("failover = \"manual\"", &["", ""]);
     assert_eq!(bench.kinds(&[DOWN, UP]), [EventKind::FailoverPending]);
@@ -150,6 +177,8 @@ fn a_manual_failover_waits_for_a_word() {
     assert_eq!(bench.machine.confirm(Confirm::Failover, Some("b1")), [""; 0]);
     assert_eq!(bench.machine.confirm(Confirm::Failback, None), [""; 0]);
     assert_eq!(bench.machine.confirm(Confirm::Failover, None), ["b0"]);
+    let changes = bench.step(&[DOWN, UP]).changes;
+    assert_eq!(changes[0].why, "an operator confirmed it");
     assert_eq!(bench.see(&[DOWN, UP]), [0, 100]);
     assert_eq!(bench.see(&[UP, UP]), [100, 100]);
 }

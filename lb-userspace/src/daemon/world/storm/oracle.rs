@@ -292,7 +292,7 @@ impl Oracle {
             may.keep && (may.health == Health::Up || may.excused || panics)
         };
         let up = |backend: &Backend| self.health(world, service, backend) == Health::Up;
-        let mut nobody = 0;
+        let (mut nobody, mut of_the_up) = (0, 0);
         for n in 0..installed.entry.ring_size {
             let slot = tables.slot(installed.entry.ring_base() + n);
             if slot.current() == NOBODY {
@@ -306,6 +306,7 @@ impl Oracle {
                 prop_assert!(may.get, "slot {n} is {name}'s, who must get nothing");
                 let serves = may.health == Health::Up || may.excused || panics;
                 prop_assert!(serves, "slot {n} is {name}'s, who is {:?}", may.health);
+                of_the_up += u32::from(may.health == Health::Up);
                 prop_assert!(
                     !backend.sorry || !better,
                     "slot {n} is {name}'s, and better ones are up"
@@ -347,6 +348,11 @@ impl Oracle {
         prop_assert!(
             able.is_none() || nobody == 0,
             "{nobody} slots are nobody's, and {able:?} could serve"
+        );
+        let waits = service.policy.failover == Failover::Manual;
+        prop_assert!(
+            able.is_none() || waits || panics || of_the_up > 0,
+            "all slots are of those who are down, and {able:?} could serve"
         );
         Ok(())
     }
