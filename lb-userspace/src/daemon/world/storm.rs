@@ -15,7 +15,7 @@ use stage::Stage;
 /// The services: the first is always there.
 const SERVICES: [&str; 2] = ["web", "dns"];
 /// A service's policies, with how long a gradual failover takes.
-const POLICIES: [&str; 8] = [
+const POLICIES: [&str; 9] = [
     "",
     "failover = \"gradual\"\nfailover_time = \"10s\"\nslow_start = \"5s\"",
     "failover = \"manual\"\nfailback = \"manual\"\nmin_healthy = 2",
@@ -24,6 +24,7 @@ const POLICIES: [&str; 8] = [
     "failback = \"delay\"\nfailback_delay = \"20s\"\nslow_start = \"10s\"\ntracking = \"never\"",
     "damping = { changes = 2, half_life = \"60s\" }\nfailback = \"manual\"\nmin_healthy = 2",
     "panic_threshold = 0.3\nfailover = \"manual\"\nslow_start = \"30s\"",
+    "failover = \"gradual\"\nfailover_time = \"10s\"\nfailback = \"manual\"",
 ];
 /// What backends of a file are named after: `b1` to `b5`.
 const BACKENDS: std::ops::Range<u8> = 1..6;
