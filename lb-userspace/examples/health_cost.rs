@@ -3,9 +3,11 @@
 //! `cargo run --release -p lb-userspace --example health_cost -- [http|tcp|bare] [targets] [interval ms] [seconds] [dead|vip|vip-awake]`. The
 //! servers are another process. Each target is an address of its own in 127.0.0.0/8, so that nothing is shared. With `dead`, nothing
 //! answers. With `vip`, probes take the users' path instead, to nginx on a host in namespaces, which takes root: of all targets the VIP is the
-//! same. `bare` asks the same of the same servers by system calls and nothing else, with no time limits and no parsing of answers: what it
-//! costs is the kernel's share, and the floor that `http` is to be held against. With `vip-awake`, processors do not halt meanwhile, as on hosts set up for low latency. That leaves out what every packet
+//! same. With `vip-awake`, processors do not halt meanwhile, as on hosts set up for low latency. That leaves out what every packet
 //! costs in a virtual machine when it has to wake a halted processor, and no packet does on a real wire.
+//!
+//! `bare` asks the same of the same servers by system calls and nothing else, with no time limits and no parsing of answers: what it
+//! costs is the kernel's share, and the floor that `http` is to be held against.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -133,6 +135,13 @@ fn first_processor() -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(worked * 10))
 }
 
+fn say_of_first_processor(worked: Duration, of: Duration) {
+    println!(
+        "the first processor worked {:.1} % of the time, for all that ran on it",
+        worked.as_secs_f64() / of.as_secs_f64() * 100.0
+    );
+}
+
 fn by_loopback(kind: &str, targets: u32, interval: Duration, seconds: u64, dead: bool) -> anyhow::Result<()> {
     let mut server = Command::new(std::env::current_exe()?)
         .arg("serve")
@@ -217,10 +226,7 @@ fn measure(
         used.as_secs_f64() * 1e6 / probes.max(1) as f64,
         changes.load(Ordering::Relaxed),
     );
-    println!(
-        "the first processor worked {:.1} % of the time, for all that ran on it",
-        first.as_secs_f64() / time.as_secs_f64() * 100.0
-    );
+    say_of_first_processor(first, time);
     let mut texts: BTreeMap<String, usize> = BTreeMap::new();
     for last in all.into_iter().filter_map(|status| status.last) {
         *texts.entry(last.text.to_string()).or_default() += 1;
@@ -231,6 +237,7 @@ fn measure(
 
 /// Asks as `http` does, as many at a time as the checker would start together.
 fn bare(targets: &[Target], interval: Duration, seconds: u64) -> anyhow::Result<()> {
+    // Within 50 ms or a 32nd of the interval.
     let together = interval.min(Duration::from_millis(1_600)) / 32;
     let groups = interval.div_duration_f64(together).round() as usize;
     let (start, before, first) = (Instant::now(), cpu()?, first_processor()?);
@@ -250,10 +257,7 @@ fn bare(targets: &[Target], interval: Duration, seconds: u64) -> anyhow::Result<
         used.as_secs_f64() / time.as_secs_f64() * 100.0,
         used.as_secs_f64() * 1e6 / asked.max(1) as f64,
     );
-    println!(
-        "the first processor worked {:.1} % of the time, for all that ran on it",
-        first.as_secs_f64() / time.as_secs_f64() * 100.0
-    );
+    say_of_first_processor(first, time);
     Ok(())
 }
 

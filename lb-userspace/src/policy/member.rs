@@ -115,7 +115,7 @@ impl Member {
         if matches!(self.phase, Phase::Falling(_)) {
             let was = self.phase.words().to_owned();
             self.phase = Phase::Out;
-            let why = "its checks fail, and none of its kind is up".to_owned();
+            let why = "it is down, and others take over at once".to_owned();
             tell(EventKind::Failover, was, self.phase.words().to_owned(), why);
         }
     }

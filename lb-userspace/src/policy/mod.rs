@@ -171,16 +171,7 @@ impl Machine {
         for (backend, seen) in service.backends.iter().zip(seen) {
             let member = self.members.entry(backend.name.clone()).or_default();
             let policy = policy_of(service, backend);
-            member.advance(policy, seen, served, now, |kind, from, to, why| {
-                let backend = Some(backend.name.clone());
-                changes.push(Change {
-                    kind,
-                    backend,
-                    from,
-                    to,
-                    why,
-                });
-            });
+            member.advance(policy, seen, served, now, tell_of(&backend.name, &mut changes));
             let due = member.next(policy, seen, now);
             next = next.into_iter().chain(due).min();
         }
@@ -192,17 +183,9 @@ impl Machine {
             .collect();
         let Selection { fractions, mode, tiers } = select::select(service, &candidates);
         if matches!(mode, Mode::LastResort | Mode::Sorry) {
-            for (name, member) in &mut self.members {
-                member.give_way(|kind, from, to, why| {
-                    let backend = Some(name.clone());
-                    changes.push(Change {
-                        kind,
-                        backend,
-                        from,
-                        to,
-                        why,
-                    });
-                });
+            for backend in &service.backends {
+                let member = self.members.entry(backend.name.clone()).or_default();
+                member.give_way(tell_of(&backend.name, &mut changes));
             }
         }
         let (mode, patience) = self.patient(service, mode, &candidates, now);
@@ -391,6 +374,19 @@ impl Machine {
             }
             self.tiers = tiers.to_vec();
         }
+    }
+}
+
+/// Takes down what becomes of a backend.
+fn tell_of(backend: &str, changes: &mut Vec<Change>) -> impl FnMut(EventKind, String, String, String) {
+    |kind, from, to, why| {
+        changes.push(Change {
+            kind,
+            backend: Some(backend.to_owned()),
+            from,
+            to,
+            why,
+        });
     }
 }
 

@@ -79,9 +79,9 @@ pub(super) fn select(service: &Service, candidates: &[Candidate]) -> Selection {
     }
     let (fractions, tiers) = tiers(service, candidates);
     // Who is down and only fades out is no reason to leave aside who is up.
-    let serving = |(one, fraction): (&Candidate, &u16)| *fraction > 0 && (one.up || one.steady);
-    let nobody_else = !all().any(|(one, _)| one.usable && one.up);
-    if candidates.iter().zip(&fractions).any(serving) || nobody_else && fractions.iter().any(|fraction| *fraction > 0) {
+    let nobody_up = !candidates.iter().any(|one| one.usable && one.up);
+    let counts = |(one, fraction): (&Candidate, &u16)| *fraction > 0 && (one.up || one.steady || nobody_up);
+    if candidates.iter().zip(&fractions).any(counts) {
         return Selection {
             fractions,
             mode: Mode::Normal,

@@ -144,9 +144,21 @@ fn who_fades_out_hides_nobody_who_is_up() {
     let outcome = bench.after(1.0).step(&[DOWN, DOWN, UP]);
     let fractions: Vec<u16> = outcome.backends.iter().map(|decision| decision.fraction).collect();
     assert_eq!((outcome.mode, fractions), (Mode::Sorry, vec![0, 0, WHOLE]));
-    let kinds: Vec<EventKind> = outcome.changes.iter().map(|change| change.kind).collect();
-    let both = kinds.iter().filter(|kind| **kind == EventKind::Failover).count();
-    assert!(both >= 2 && kinds.contains(&EventKind::SorryOn), "{kinds:?}");
+    let told: Vec<_> = outcome
+        .changes
+        .iter()
+        .map(|change| (change.kind, change.backend.as_deref(), change.to.as_str()))
+        .collect();
+    let out = |name| (EventKind::Failover, Some(name), "out");
+    assert_eq!(
+        told,
+        [
+            (EventKind::Failover, Some("b1"), "going"),
+            out("b0"),
+            out("b1"),
+            (EventKind::SorryOn, None, "sorry")
+        ]
+    );
     assert!(outcome.backends[..2].iter().all(|decision| !decision.serves));
     // One that waits for its failback is better than the sorry one, and none that was given up comes back with it.
     assert_eq!(bench.after(1.0).see(&[UP, DOWN, UP]), [100, 0, 0]);
