@@ -1,6 +1,6 @@
 //! What the kernels gave: a table for people, values for programs, and what failed in full.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::{Path, PathBuf}, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -13,12 +13,24 @@ use super::{
 /// How many lines of a failed job, and of the console of a guest that died, are shown.
 const TAIL: usize = 60;
 
+/// What became of a kernel.
+pub(super) struct Ran {
+    /// That of the last boot.
+    pub(super) report: Report,
+    /// All boots together.
+    pub(super) took: Duration,
+    pub(super) boots: u32,
+    /// Where the guest's files are.
+    pub(super) place: PathBuf,
+}
+
 /// One kernel's results.
 pub(super) struct Row {
     name: &'static str,
     release: String,
     package: String,
     took: Duration,
+    boots: u32,
     /// Where the guest's files are.
     place: PathBuf,
     /// Instructions that the verifier processed, by program.
@@ -38,14 +50,13 @@ struct Ended {
 }
 
 impl Row {
-    pub(super) fn new(
-        name: &'static str,
-        image: &Image,
-        jobs: &[(Column, Job)],
-        report: Report,
-        took: Duration,
-        place: PathBuf,
-    ) -> Self {
+    pub(super) fn new(name: &'static str, image: &Image, jobs: &[(Column, Job)], ran: Ran) -> Self {
+        let Ran {
+            report,
+            took,
+            boots,
+            place,
+        } = ran;
         let mut problems: Vec<String> = report
             .unloadable
             .iter()
@@ -73,6 +84,7 @@ impl Row {
             release: image.release.clone(),
             package: image.package.clone(),
             took,
+            boots,
             place,
             verified: lines.filter_map(|line| verified(line)).collect(),
             outcomes,
@@ -104,9 +116,7 @@ impl Row {
             eprintln!("── Linux {}: {problem}", self.release);
         }
         eprintln!("   the end of its console, which is in {}:", self.place.display());
-        for line in guest::tail(&self.place.join("console.log"), TAIL) {
-            eprintln!("   {line}");
-        }
+        show_console(&self.place);
     }
 
     pub(super) fn json(&self) -> Value {
@@ -128,6 +138,7 @@ impl Row {
             "package": self.package,
             "ok": self.passed(),
             "seconds": self.took.as_secs_f64(),
+            "boots": self.boots,
             "verified_instructions": self.verified,
             "jobs": jobs.collect::<Vec<_>>(),
             "problems": self.problems,
@@ -160,10 +171,11 @@ impl Row {
                 None => format!("{} passed", ended.iter().map(|ended| ended.passed).sum::<u64>()),
             });
         }
-        cells.push(if self.problems.is_empty() {
-            format!("{:.0} s", self.took.as_secs_f64())
-        } else {
-            "FAILED".into()
+        let took = self.took.as_secs_f64();
+        cells.push(match self.boots {
+            _ if !self.problems.is_empty() => "FAILED".into(),
+            1 => format!("{took:.0} s"),
+            boots => format!("{took:.0} s, {boots} boots"),
         });
         cells
     }
@@ -205,6 +217,13 @@ impl Ended {
             Some(0) => format!("{} passed", self.passed),
             Some(code) => format!("EXIT {code}"),
         }
+    }
+}
+
+/// Prints the end of a guest's console.
+pub(super) fn show_console(place: &Path) {
+    for line in guest::tail(&place.join("console.log"), TAIL) {
+        eprintln!("   {line}");
     }
 }
 
@@ -299,14 +318,16 @@ mod tests {
             unloadable: Vec::new(),
             complete,
         };
-        Row::new(
-            "6.1",
-            &image(),
-            &[(Column::Loads, job("loads"))],
+        Row::new("6.1", &image(), &[(Column::Loads, job("loads"))], ran(report, 1))
+    }
+
+    fn ran(report: Report, boots: u32) -> Ran {
+        Ran {
             report,
-            Duration::from_secs(9),
-            PathBuf::new(),
-        )
+            took: Duration::from_secs(9),
+            boots,
+            place: PathBuf::new(),
+        }
     }
 
     const OK: &str =
@@ -348,14 +369,7 @@ mod tests {
             complete: true,
             ..Report::default()
         };
-        let row = Row::new(
-            "6.1",
-            &image(),
-            &[(Column::Loads, job("loads"))],
-            none,
-            Duration::ZERO,
-            PathBuf::new(),
-        );
+        let row = Row::new("6.1", &image(), &[(Column::Loads, job("loads"))], ran(none, 1));
         assert!(!row.passed() && row.problems == ["loads did not run"]);
     }
 
@@ -392,6 +406,14 @@ mod tests {
                 "2 passed, 0 failed",
             ]
         );
+    }
+
+    #[test]
+    fn a_kernel_that_was_booted_again_says_so() {
+        let mut row = row(Some(0), OK, true);
+        row.boots = 2;
+        assert!(row.passed());
+        assert_eq!(row.cells().last().map(String::as_str), Some("9 s, 2 boots"));
     }
 
     #[test]
