@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod frames;
+mod group;
 pub mod health;
 pub mod journal;
 pub mod load;

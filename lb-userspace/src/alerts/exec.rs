@@ -7,8 +7,10 @@ use tokio::process::Command;
 
 use super::Failure;
 use crate::api::events::Event;
+use crate::group::Group;
 
-/// Runs it with the event as one line of JSON on its standard input; done when it exits with 0. Dropped, it is killed.
+/// Runs it with the event as one line of JSON on its standard input; done when it exits with 0. Dropped before it has ended, it is killed
+/// with all that it has started.
 pub(super) async fn run(command: &[String], event: &Event) -> Result<(), Failure> {
     let [program, arguments @ ..] = command else {
         return Err(Failure::Never("no program".to_owned()));
@@ -23,14 +25,17 @@ pub(super) async fn run(command: &[String], event: &Event) -> Result<(), Failure
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        .process_group(0)
         .kill_on_drop(true)
         .spawn();
     let mut child = child.map_err(|error| Failure::Later(format!("{program}: {error}")))?;
+    let group = Group::of(&child);
     if let Some(mut stdin) = child.stdin.take() {
         // A program that does not read is none the worse for it.
         let _ = stdin.write_all(&line).await;
     }
     let status = child.wait().await;
+    group.spare();
     let status = status.map_err(|error| Failure::Later(format!("{program}: {error}")))?;
     if status.success() {
         Ok(())

@@ -313,7 +313,7 @@ fn a_program_gets_the_event_and_one_that_hangs_is_killed() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("seen");
     let script = format!(
-        "read line; echo \"$EDGELB_KIND $line\" >> {}; [ -e {0}.hang ] && exec sleep 1000; exit 0",
+        "read line; echo \"$EDGELB_KIND $line\" >> {}; [ -e {0}.hang ] && {{ sleep 1000 & echo $! >> {0}.pids; wait; }}; exit 0",
         file.display()
     );
     let alerts = alerts(Alert {
@@ -343,4 +343,16 @@ fn a_program_gets_the_event_and_one_that_hangs_is_killed() {
         .collect();
     assert!(ids.len() >= 3 && ids.is_sorted() && ids[0] == "1", "{seen}");
     assert!(seen.starts_with("failover {"), "{seen}");
+    // What it had started is gone with it.
+    let pids = std::fs::read_to_string(folder.path().join("seen.pids")).expect("it hung once");
+    let runs = |pid: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        // One that nobody has waited for yet is a zombie.
+        stat.is_ok_and(|stat| stat.contains("(sleep)") && !stat.contains(") Z "))
+    };
+    let patience = Instant::now();
+    while pids.lines().any(runs) {
+        assert!(patience.elapsed() < PATIENCE, "some of these run on:\n{pids}");
+        thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -9,13 +9,13 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
 use super::{Answer, Deadline, Fault, Job};
+use crate::group::Group;
 use crate::model::Exec;
 
 /// Programs of one service at once; more wait their turn. One whose programs hang holds no other up.
@@ -97,25 +97,6 @@ fn start(job: &Job, exec: &Exec) -> Result<Child, Fault> {
         let program = exec.program.display();
         Fault::Own(format!("{program} cannot be started: {error}").to_lowercase().into())
     })
-}
-
-/// The process group that a child leads; it ends with this.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(leader: &Child) -> Self {
-        let id = leader.id().and_then(|id| i32::try_from(id).ok());
-        Self(id.map(Pid::from_raw))
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // Also if its leader has ended: there may be others in it. The kernel gives its number away only after all others.
-            let _ = killpg(group, Signal::SIGKILL);
-        }
-    }
 }
 
 /// The beginning of what comes; the rest is read and dropped, so that the program need not wait.
