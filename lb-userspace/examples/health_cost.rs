@@ -1,10 +1,11 @@
 //! What health checks cost: processor time of the checker for a number of probes a second, on loopback.
 //!
-//! `cargo run --release -p lb-userspace --example health_cost -- [http|tcp|bare] [targets] [interval ms] [seconds] [dead|vip|vip-awake]`. The
+//! `cargo run --release -p lb-userspace --example health_cost -- [http|tcp|bare] [targets] [interval ms] [seconds] [dead|vip|vip-awake|vip-shared]`. The
 //! servers are another process. Each target is an address of its own in 127.0.0.0/8, so that nothing is shared. With `dead`, nothing
 //! answers. With `vip`, probes take the users' path instead, to nginx on a host in namespaces, which takes root: of all targets the VIP is the
 //! same. With `vip-awake`, processors do not halt meanwhile, as on hosts set up for low latency. That leaves out what every packet
-//! costs in a virtual machine when it has to wake a halted processor, and no packet does on a real wire.
+//! costs in a virtual machine when it has to wake a halted processor, and no packet does on a real wire. With `vip-shared`, the checker may use
+//! both processors, although the server is on the second one: for more probes than one thread can make.
 //!
 //! `bare` asks the same of the same servers by system calls and nothing else, with no time limits and no parsing of answers: what it
 //! costs is the kernel's share, and the floor that `http` is to be held against.
@@ -50,17 +51,18 @@ fn main() -> anyhow::Result<()> {
     let (kind, targets, interval) = (arg(0, "http"), arg(1, "1000").parse()?, arg(2, "1000").parse()?);
     let (interval, seconds) = (Duration::from_millis(interval), arg(3, "10").parse()?);
     match arg(4, "").as_str() {
-        "vip" => by_vip(&kind, targets, interval, seconds),
+        "vip" => by_vip(&kind, targets, interval, seconds, false),
         "vip-awake" => {
             let _awake = stay_awake()?;
-            by_vip(&kind, targets, interval, seconds)
+            by_vip(&kind, targets, interval, seconds, false)
         }
+        "vip-shared" => by_vip(&kind, targets, interval, seconds, true),
         mode => by_loopback(&kind, targets, interval, seconds, mode == "dead"),
     }
 }
 
 /// By l2 to one backend, under as many numbers as there are targets.
-fn by_vip(kind: &str, targets: u32, interval: Duration, seconds: u64) -> anyhow::Result<()> {
+fn by_vip(kind: &str, targets: u32, interval: Duration, seconds: u64, shared: bool) -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
     let mut net = Topology::new(Arms::Two, 1)?;
     // Here nothing is redirected to the switch; what its program would cost falls to whoever sends.
@@ -70,7 +72,7 @@ fn by_vip(kind: &str, targets: u32, interval: Duration, seconds: u64) -> anyhow:
     backend.host.ip(&format!("addr add {vip}/32 dev lo"))?;
     let server = Nginx::start(&backend.host, &scratch)?;
     let macs = (backend.host.mac("eth0")?, net.edge.mac("eth1")?);
-    apart(&net, &server)?;
+    apart(&net, &server, shared)?;
     net.edge.enter(|| -> anyhow::Result<()> {
         let ifindex = nix::net::if_::if_nametoindex("eth1")?;
         let mut path = UsersPath::set_up(object::PROBE, Hook::of_kernel())?;
@@ -96,12 +98,16 @@ fn by_vip(kind: &str, targets: u32, interval: Duration, seconds: u64) -> anyhow:
     })?
 }
 
-/// As on two machines: switch and server work on the second processor, this process and what the edge receives on the first.
-fn apart(net: &Topology, server: &Nginx) -> anyhow::Result<()> {
+/// As on two machines: switch and server work on the second processor, this process and what the edge receives on the first. `shared`: this
+/// process works on both.
+fn apart(net: &Topology, server: &Nginx, shared: bool) -> anyhow::Result<()> {
     let server = server.pid().context("nginx has ended")?.try_into()?;
-    for (process, processor) in [(0, 0), (server, 1)] {
+    let mine: &[usize] = if shared { &[0, 1] } else { &[0] };
+    for (process, processors) in [(0, mine), (server, &[1])] {
         let mut only = CpuSet::new();
-        only.set(processor)?;
+        for processor in processors {
+            only.set(*processor)?;
+        }
         sched_setaffinity(Pid::from_raw(process), &only)?;
     }
     for (host, device, processors) in [(&net.fabric, "edge-back", 2), (&net.edge, "eth1", 1)] {

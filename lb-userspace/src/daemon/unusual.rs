@@ -8,6 +8,7 @@ use super::Daemon;
 use super::answers::unix_ms_of;
 use super::configure::unix_ms;
 use crate::api::types::{Admin, ServiceMode, Standing, StandingState};
+use crate::health::checker::LATE_WINDOW;
 use crate::health::{Outcome, TargetId};
 use crate::model::{Backend, Service, Weights};
 use crate::policy::{self, Mode, WHOLE};
@@ -42,6 +43,13 @@ impl Daemon {
             ));
         }
         lines.extend(self.skipped());
+        if let Some(late) = self.checker.behind() {
+            let seconds = LATE_WINDOW.as_secs();
+            lines.push(format!(
+                "{late} health checks began late within {seconds} s, by more than their interval: this host cannot make as many as its \
+                 services ask for, so backends that fail are found later"
+            ));
+        }
         lines
     }
 

@@ -1,7 +1,8 @@
 //! The thread that makes the probes.
 //!
-//! One thread, of its own: an `apply` that keeps the rest of the daemon busy delays no probe. It sleeps until the next probe is
-//! due, starts it as a light task, and takes in results as they come. The roster behind the mutex is all that it shares.
+//! It is one of its own: an `apply` that keeps the rest of the daemon busy delays no probe. It sleeps until the next probe is
+//! due, starts it as a light task, and takes in results as they come. The roster behind the mutex is all that it shares. Where there are more
+//! probes than it can make, others make some of them ([`Lanes`]).
 
 use std::collections::HashMap;
 use std::io;
@@ -15,14 +16,21 @@ use tokio::runtime::Builder;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
+use super::lanes::Lanes;
 use super::limits::probes_in_flight;
 use super::probe;
+pub use super::roster::LATE_WINDOW;
 use super::roster::{ProbeId, Roster};
 use super::{HealthEvent, LastProbe, Outcome, Status, Target, TargetId};
 
 /// Probes that are due within this time, or within a part of their interval if that is shorter, start with the one that the thread wakes
 /// up for: thousands of wake-ups cost more than the probes themselves. Who starts early is due for the next time when he would have been.
 const SLACK: Duration = Duration::from_millis(50);
+
+/// Probes that start before those under way, and what has come for them, get their turn. A host that cannot make as many as it is asked for
+/// starts them late then, one after another; if all that are due began at once, most would run out of time for want of the processor,
+/// and good backends be taken for dead.
+const TURN: usize = 128;
 
 /// How often this host's own faults are logged, at most.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
@@ -64,7 +72,7 @@ impl Checker {
         });
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(StartError::Runtime)?;
-        let engine = Engine::new(Arc::clone(&shared), probes_in_flight(), report);
+        let engine = Engine::new(Arc::clone(&shared), Lanes::new(runtime.handle().clone()), report);
         let thread = std::thread::Builder::new().name("health".into());
         let thread = thread.spawn(move || {
             // As a task: each probe that ends wakes it, and to wake what a runtime blocks on takes a system call.
@@ -111,6 +119,12 @@ impl Checker {
         self.shared.roster().status(id)
     }
 
+    /// How many probes began late within the last [`LATE_WINDOW`], by more than their interval, if they are more than a few: this host cannot
+    /// make all that its services ask for. Verdicts come later then, and are none the worse.
+    pub fn behind(&self) -> Option<u64> {
+        self.shared.roster().behind(Instant::now())
+    }
+
     /// How many different probes the targets need: those that want the same one share it.
     pub fn probes(&self) -> usize {
         self.shared.roster().probes()
@@ -138,24 +152,36 @@ struct Engine<R> {
     most_in_flight: usize,
     tasks: JoinSet<(ProbeId, LastProbe)>,
     running: HashMap<ProbeId, AbortHandle>,
-    complaints: Complaints,
+    skipped: Complaints,
+    late: Complaints,
+    /// Last: it ends the threads that tasks may run on.
+    lanes: Lanes,
 }
 
 impl<R: FnMut(Vec<HealthEvent>)> Engine<R> {
-    fn new(shared: Arc<Shared>, most_in_flight: usize, report: R) -> Self {
+    fn new(shared: Arc<Shared>, lanes: Lanes, report: R) -> Self {
         Self {
             shared,
             report,
-            most_in_flight,
+            most_in_flight: probes_in_flight(),
             tasks: JoinSet::new(),
             running: HashMap::new(),
-            complaints: Complaints::default(),
+            skipped: Complaints::default(),
+            late: Complaints::default(),
+            lanes,
         }
     }
 
     async fn run(mut self) {
         while !self.shared.stop.load(Ordering::Acquire) {
-            let next = self.start_due();
+            let next = match self.start_due() {
+                Next::At(due) => Some(due),
+                Next::More => {
+                    tokio::task::yield_now().await;
+                    Some(Instant::now())
+                }
+                Next::Unknown => None,
+            };
             let sleep = tokio::time::sleep_until(next.unwrap_or_else(Instant::now).into());
             tokio::select! {
                 () = self.shared.changed.notified() => self.break_off_unwanted(),
@@ -167,24 +193,42 @@ impl<R: FnMut(Vec<HealthEvent>)> Engine<R> {
         self.tasks.shutdown().await;
     }
 
-    /// Starts what is due. Returns when the next probe will be; nothing if there is none, or no room for one before another
-    /// has ended.
-    fn start_due(&mut self) -> Option<Instant> {
+    /// Starts what is due, [a turn](TURN) of it at most.
+    fn start_due(&mut self) -> Next {
         let mut roster = self.shared.roster();
         let now = Instant::now();
         // Nobody is early for a result that comes in: only with somebody who is due.
-        let next = roster.next_due();
-        if next.is_none_or(|due| due > now) {
-            return next;
+        match roster.next_due() {
+            None => return Next::Unknown,
+            Some(due) if due > now => return Next::At(due),
+            Some(_) => {}
         }
-        while self.tasks.len() < self.most_in_flight {
+        self.lanes.weigh(now);
+        let mut next = Next::More;
+        for _ in 0..TURN {
+            if self.tasks.len() >= self.most_in_flight {
+                next = Next::Unknown;
+                break;
+            }
             let Some((id, job)) = roster.take_due(now, SLACK) else {
-                return roster.next_due();
+                next = roster.next_due().map_or(Next::Unknown, Next::At);
+                break;
             };
-            let task = self.tasks.spawn(async move { (id, probe::run(job).await) });
+            let probe = async move { (id, probe::run(job).await) };
+            let task = self.tasks.spawn_on(probe, self.lanes.next());
             self.running.insert(id, task);
         }
-        None
+        if let Some(late) = roster.behind(now)
+            && self.late.add(now).is_some()
+        {
+            let seconds = LATE_WINDOW.as_secs();
+            tracing::warn!(
+                late,
+                seconds,
+                "health checks begin late, by more than their interval: there are more than this host can make"
+            );
+        }
+        next
     }
 
     /// Takes in the result that has come, and those that have come with it.
@@ -195,8 +239,10 @@ impl<R: FnMut(Vec<HealthEvent>)> Engine<R> {
         while let Some(ended) = next {
             if let Some((id, result)) = self.result_of(ended) {
                 self.running.remove(&id);
-                if result.outcome == Outcome::Skipped {
-                    self.complaints.add(&result);
+                if result.outcome == Outcome::Skipped
+                    && let Some(probes) = self.skipped.add(result.at)
+                {
+                    tracing::warn!(probes, "health checks skipped: {}", result.text);
                 }
                 roster.record(id, result);
             }
@@ -240,6 +286,17 @@ impl<R: FnMut(Vec<HealthEvent>)> Engine<R> {
     }
 }
 
+/// When the engine is to look again.
+#[derive(Debug, PartialEq)]
+enum Next {
+    /// When the next probe is due.
+    At(Instant),
+    /// As soon as others have had their turn: more are due.
+    More,
+    /// When a probe has ended, or the targets have changed: there are none, or no room for one more.
+    Unknown,
+}
+
 /// Keeps this host's own faults from filling the log.
 #[derive(Default)]
 struct Complaints {
@@ -248,15 +305,15 @@ struct Complaints {
 }
 
 impl Complaints {
-    fn add(&mut self, result: &LastProbe) {
+    /// One more. How many there were since the last complaint, if it is time for another.
+    fn add(&mut self, at: Instant) -> Option<u64> {
         self.since += 1;
-        let silent = |last| result.at.duration_since(last) < COMPLAINT_INTERVAL;
+        let silent = |last| at.duration_since(last) < COMPLAINT_INTERVAL;
         if self.last.is_some_and(silent) {
-            return;
+            return None;
         }
-        tracing::warn!(probes = self.since, "health checks skipped: {}", result.text);
-        self.last = Some(result.at);
-        self.since = 0;
+        self.last = Some(at);
+        Some(std::mem::take(&mut self.since))
     }
 }
 

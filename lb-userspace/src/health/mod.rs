@@ -6,6 +6,7 @@
 //! | `roster` | who is probed, when next, and what is known of everyone. Pure: the time is passed in |
 //! | `probe` | one probe of each kind, over the network |
 //! | [`checker`] | the thread that starts due probes and reports changes |
+//! | `lanes` | more threads for the probes, where one is not enough |
 //! | [`mod@unreachable`] | ICMP errors about tunnelled packets |
 //! | [`via`] | how probes travel |
 //! | [`limits`] | how many sockets there may be |
@@ -14,6 +15,7 @@
 //! them is not decided here.
 
 pub mod checker;
+mod lanes;
 pub mod limits;
 pub(crate) mod probe;
 #[cfg(test)]

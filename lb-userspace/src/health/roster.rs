@@ -3,6 +3,7 @@
 //! Pure: it starts nothing and reads no clock. Targets that want the very same probe (a host that stands in five hundred
 //! services) share one; each keeps its own judge, so their rise and fall may differ.
 
+mod late;
 mod subscriber;
 
 use std::cmp::Reverse;
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 use super::probe::{Job, NO_CONNECTION};
 use super::{HealthEvent, LastProbe, Outcome, State, Status, Target, TargetId, Via};
 use crate::model::Check;
+use late::Late;
+pub use late::WINDOW as LATE_WINDOW;
 use subscriber::Subscriber;
 
 /// New probes start at most this close together, as long as the first interval allows it.
@@ -42,6 +45,7 @@ pub(super) struct Roster {
     /// time comes.
     queue: BinaryHeap<Reverse<(Instant, ProbeId)>>,
     changes: Vec<HealthEvent>,
+    late: Late,
     next_id: u64,
     rng: fastrand::Rng,
 }
@@ -87,6 +91,7 @@ impl Roster {
             homes: HashMap::new(),
             queue: BinaryHeap::new(),
             changes: Vec::new(),
+            late: Late::default(),
             next_id: 0,
             rng,
         }
@@ -147,6 +152,9 @@ impl Roster {
             // A probe that could not start for a whole interval does not make up for what it missed.
             let late = now.duration_since(due) > probe.key.interval;
             let from = if late { now } else { due };
+            if late {
+                self.late.add(now);
+            }
             let regular = probe.key.gap(probe.key.interval, self.rng.f64());
             let gap = probe.first_gap.take().unwrap_or(regular);
             probe.next = Some(from + gap);
@@ -209,6 +217,12 @@ impl Roster {
     /// The changes of state since this was last called, in order.
     pub(super) fn take_changes(&mut self) -> Vec<HealthEvent> {
         std::mem::take(&mut self.changes)
+    }
+
+    /// How many probes began lately more than their interval after they were due, if they are more than a few of all.
+    pub(super) fn behind(&self, now: Instant) -> Option<u64> {
+        let late = self.late.lately(now);
+        (late >= (self.probes.len() as u64 / 10).max(3)).then_some(late)
     }
 
     /// Whether a probe still has somebody who wants it.

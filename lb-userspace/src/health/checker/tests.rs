@@ -224,9 +224,18 @@ fn probes_under_way_are_broken_off() {
     assert_eq!(events.recv_timeout(AMPLE).unwrap_err(), RecvTimeoutError::Disconnected);
 }
 
-/// Two thousand targets on one thread, eight probes at a time: never more, and never one too few while some are due.
 #[test]
 fn many_targets_few_in_flight() {
+    few_in_flight(1);
+}
+
+#[test]
+fn many_targets_few_in_flight_on_three_threads() {
+    few_in_flight(3);
+}
+
+/// Two thousand targets, eight probes at a time: never more, and never one too few while some are due.
+fn few_in_flight(threads: usize) {
     const TARGETS: usize = 2_000;
     let server = Server::start();
     let shared = Arc::new(Shared {
@@ -253,8 +262,10 @@ fn many_targets_few_in_flight() {
     let begun = Instant::now() - spread;
     shared.roster().set((0..TARGETS).map(of).collect(), begun);
 
-    let mut engine = Engine::new(Arc::clone(&shared), 8, |_| ());
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let lanes = Lanes::of(runtime.handle().clone(), threads);
+    let mut engine = Engine::new(Arc::clone(&shared), lanes, |_| ());
+    engine.most_in_flight = 8;
     let waited = runtime.block_on(async {
         let all = async {
             let mut ended = 0;
@@ -279,17 +290,51 @@ fn many_targets_few_in_flight() {
 #[test]
 fn own_faults_are_logged_once_a_minute() {
     let start = Instant::now();
-    let skipped = |seconds| LastProbe {
-        outcome: Outcome::Skipped,
-        text: "no file descriptor left".into(),
-        took: Duration::ZERO,
-        at: start + Duration::from_secs(seconds),
-    };
     let mut complaints = Complaints::default();
-    let mut logged = |seconds| {
-        complaints.add(&skipped(seconds));
-        complaints.since == 0
+    let add = |seconds| complaints.add(start + Duration::from_secs(seconds));
+    let logged = [0, 1, 59, 61, 62, 130].map(add);
+    assert_eq!(logged, [Some(1), None, None, Some(3), None, Some(2)]);
+}
+
+/// All due at once: what is under way is not kept waiting by what begins.
+#[test]
+fn what_is_due_begins_by_turns() {
+    const TARGETS: usize = 2_000;
+    let server = Server::start();
+    let shared = Arc::new(Shared {
+        roster: Mutex::new(Roster::new(fastrand::Rng::with_seed(1))),
+        changed: Notify::new(),
+        stop: AtomicBool::new(false),
+    });
+    let hour = Duration::from_secs(3_600);
+    let health = Health {
+        interval: hour,
+        fast_interval: hour,
+        timeout: hour,
+        ..health(server.port)
     };
-    let logs: Vec<bool> = [0, 1, 59, 61, 62, 130].map(&mut logged).to_vec();
-    assert_eq!(logs, [true, false, false, true, false, true]);
+    let of = |n: usize| {
+        let address = [127, 1, (n / 250) as u8, (n % 250) as u8 + 1];
+        target(&format!("s{n}"), address, health.clone())
+    };
+    let long_ago = Instant::now() - Duration::from_secs(1);
+    shared.roster().set((0..TARGETS).map(of).collect(), long_ago);
+
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let engine = Engine::new(Arc::clone(&shared), Lanes::of(runtime.handle().clone(), 1), |_| ());
+    let most = runtime.block_on(async {
+        let engine = tokio::spawn(engine.run());
+        let mut most = 0;
+        let watched = async {
+            while shared.roster().snapshot().iter().any(|status| status.last.is_none()) {
+                most = most.max(tokio::runtime::Handle::current().metrics().num_alive_tasks());
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(AMPLE, watched).await.expect("all are probed");
+        engine.abort();
+        most
+    });
+    // They connect at once, on loopback: those of a turn, those of the one before, and the engine.
+    assert!(most > TURN && most < 5 * TURN, "{most} tasks at once");
 }

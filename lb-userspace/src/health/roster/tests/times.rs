@@ -130,6 +130,25 @@ fn missed_time_is_not_made_up_for() {
 }
 
 #[test]
+fn who_begins_late_is_counted_and_a_few_are_nothing_unusual() {
+    let start = Instant::now();
+    let mut roster = roster();
+    roster.set((1..=100).map(|n| target("s", n, health(1, 1))).collect(), start);
+    run(&mut roster, start, 2 * INTERVAL, |_| Outcome::Passed);
+    assert_eq!(roster.behind(start + 2 * INTERVAL), None);
+    // Once round, each of them an interval and a half after its time.
+    let mut now = start;
+    for began in 1..=100 {
+        let due = roster.next_due().expect("a hundred");
+        now = due + INTERVAL * 3 / 2;
+        let (id, _) = roster.take_due(now, Duration::ZERO).expect("due long since");
+        roster.record(id, result(Outcome::Passed, now));
+        assert_eq!(roster.behind(now), (began >= 10).then_some(began));
+    }
+    assert_eq!(roster.behind(now + 2 * LATE_WINDOW), None);
+}
+
+#[test]
 fn who_starts_early_is_not_early_the_next_time() {
     const SLACK: Duration = Duration::from_millis(3);
     let start = Instant::now();
