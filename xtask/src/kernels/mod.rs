@@ -150,7 +150,10 @@ fn boot(kernel: &Kernel, image: &Image, userland: &[u8], tests: &Tests) -> Resul
         if report.began() || boots == BOOTS {
             break report;
         }
-        eprintln!("Linux {} ended before its first process; the end of its console:", image.release);
+        eprintln!(
+            "Linux {} ended before its first process; the end of its console:",
+            image.release
+        );
         table::show_console(&place);
         boots += 1;
         eprintln!("booting Linux {} again ({boots} of {BOOTS})", image.release);

@@ -1,6 +1,10 @@
 //! What the kernels gave: a table for people, values for programs, and what failed in full.
 
-use std::{collections::BTreeMap, path::{Path, PathBuf}, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
