@@ -63,7 +63,7 @@ pub(super) fn echo(job: &Job) -> Result<UdpSocket, Fault> {
         Protocol::ICMPV6
     };
     let socket = connected(job, Type::RAW, Some(protocol)).map_err(|fault| match fault {
-        Fault::Backend(why) if why == FORBIDDEN => Fault::Own("an ICMP socket takes CAP_NET_RAW".into()),
+        Fault::Own(why) if why == FORBIDDEN => Fault::Own("an ICMP socket takes CAP_NET_RAW".into()),
         other => other,
     })?;
     UdpSocket::from_std(socket.into()).map_err(|error| Fault::of_io(&error))

@@ -29,7 +29,7 @@ use crate::model::Check;
 const STALL: Duration = Duration::from_millis(100);
 
 /// What a packet filter of this host answers, and a kernel that misses a capability.
-const FORBIDDEN: &str = "refused by this host's firewall";
+const FORBIDDEN: &str = "this host's firewall refuses the probe";
 
 /// What one probe needs to know.
 #[derive(Clone, Debug)]
@@ -132,12 +132,14 @@ impl Fault {
                 return Fault::Own("this host has no memory left for a socket".into());
             }
             Some(libc::EAFNOSUPPORT) => return Fault::Own("this host does not speak that address family".into()),
+            Some(libc::EPERM) => return Fault::Own(FORBIDDEN.into()),
             Some(libc::ECONNREFUSED) => "connection refused",
             Some(libc::ECONNRESET | libc::EPIPE) => "connection reset",
             Some(libc::ETIMEDOUT) => "connection timed out",
             Some(libc::EHOSTUNREACH) => "host unreachable",
             Some(libc::ENETUNREACH) => "no route to it",
-            Some(libc::EPERM | libc::EACCES) => FORBIDDEN,
+            // A router's word (ICMPv6, administratively prohibited), or a route of this host's to nowhere.
+            Some(libc::EACCES) => "administratively prohibited",
             _ => return Fault::backend(error.to_string().to_lowercase()),
         };
         Fault::backend(text)
@@ -171,6 +173,8 @@ mod tests {
             (libc::ENFILE, true),
             (libc::ENOBUFS, true),
             (libc::EADDRNOTAVAIL, true),
+            (libc::EPERM, true),
+            (libc::EACCES, false),
             (libc::ECONNREFUSED, false),
             (libc::ENETUNREACH, false),
             (libc::EHOSTUNREACH, false),
