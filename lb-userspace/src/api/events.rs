@@ -140,6 +140,10 @@ kinds! {
     BackendReset = "backend_reset", Info;
     /// What it reports of its load, or how fast it answers, changes its share.
     BackendLoad = "backend_load", Info;
+    /// Its agent does not answer: what it said last holds.
+    AgentSilent = "agent_silent", Warning;
+    /// It answers again.
+    AgentHeard = "agent_heard", Info;
     /// No way to it is known any more.
     WayLost = "way_lost", Warning;
     /// A way to it is known again.

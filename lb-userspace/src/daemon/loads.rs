@@ -1,6 +1,6 @@
 //! Weights that follow load: from what backends say, and how fast they answer, to the share that they keep.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::world::{Load, World};
 use crate::api::events::{Cause, EventKind};
 use crate::health::{Outcome, State as Health, TargetId};
 use crate::journal::Note;
-use crate::load::agent::{Report, Target};
+use crate::load::agent::{Report, Target, Word};
 use crate::load::{by_latency, mean, toward};
 use crate::model::{Service, Weights};
 use crate::policy::WHOLE;
@@ -39,11 +39,13 @@ impl Daemon {
                 interval,
             }));
         }
+        let asked: HashSet<&TargetId> = targets.iter().map(|target| &target.id).collect();
+        self.silent_agents.retain(|id, _| asked.contains(id));
         agents.set(targets);
     }
 
-    /// Takes in what a backend says of itself.
-    pub(super) fn note_report(&mut self, id: TargetId, report: Report) {
+    /// Takes in what a backend says of itself, or that it says nothing.
+    pub(super) fn note_word(&mut self, id: TargetId, word: Word) {
         let known = self.world.service(&id.service).is_some_and(|service| {
             matches!(service.policy.weights, Weights::Agent { .. })
                 && service.backends.iter().any(|backend| backend.name == *id.backend)
@@ -52,7 +54,21 @@ impl Daemon {
             return;
         }
         let before = self.world.loads.get(&id).copied().unwrap_or_default();
-        self.set_load(id, before, reported(before, report));
+        let note = |kind| Note::new(kind, Cause::Load).backend(&id.service, &id.backend);
+        match word {
+            Word::Silent(why) => {
+                let note = note(EventKind::AgentSilent).change("answers", "silent");
+                if self.silent_agents.insert(id, why.clone()).is_none() {
+                    self.tell(note.because(format!("{why}; its last word holds: {}", words(before))));
+                }
+            }
+            Word::Says(report) => {
+                if self.silent_agents.remove(&id).is_some() {
+                    self.tell(note(EventKind::AgentHeard).change("silent", "answers"));
+                }
+                self.set_load(id, before, reported(before, report));
+            }
+        }
     }
 
     /// Follows response times; called every second.
@@ -114,17 +130,19 @@ impl Daemon {
         if before == after {
             return;
         }
-        let words = |load: Load| {
-            let percent = (u32::from(load.factor) * 100 + 32_000) / u32::from(WHOLE);
-            match load.agent {
-                super::world::Agent::Ready => format!("{percent} %"),
-                other => format!("{other:?}").to_lowercase(),
-            }
-        };
         let note = Note::new(EventKind::BackendLoad, Cause::Load).backend(&id.service, &id.backend);
         self.tell(note.change(words(before), words(after)));
         self.stale.insert(id.service.to_string());
         self.world.loads.insert(id, after);
+    }
+}
+
+/// For people: the share that is left, or the agent's word that leaves none.
+fn words(load: Load) -> String {
+    let percent = (u32::from(load.factor) * 100 + 32_000) / u32::from(WHOLE);
+    match load.agent {
+        super::world::Agent::Ready => format!("{percent} %"),
+        other => format!("{other:?}").to_lowercase(),
     }
 }
 

@@ -65,7 +65,7 @@ use crate::api::types::ConfigSource;
 use crate::health::unreachable::Unreachable;
 use crate::health::{Checker, HealthEvent, State as Health, TargetId, Transition};
 use crate::journal::{Journal, Note};
-use crate::load::agent::{Agents, Report};
+use crate::load::agent::{Agents, Word};
 use crate::model::Service;
 use crate::netlink::{Answer, Watcher};
 use crate::policy::Now;
@@ -101,8 +101,8 @@ enum Event {
     Tick,
     /// A policy's time has come.
     Due,
-    /// What a backend says of its load.
-    Load(TargetId, Report),
+    /// What a backend says of its load, or that it says nothing.
+    Agent(TargetId, Word),
     /// The flow table was read.
     Swept(sweep::Sweep),
     /// The daemon is to stop; the kernel goes on.
@@ -136,6 +136,8 @@ struct Daemon {
     journal: Journal,
     /// Who asks backends for their load.
     agents: Option<Agents>,
+    /// Whose agents do not answer, and why.
+    silent_agents: HashMap<TargetId, String>,
     latencies: Latencies,
     /// Who is told of it.
     alerts: Option<Alerts>,
@@ -219,7 +221,7 @@ impl Daemon {
                 self.tend_latencies();
                 self.tend_positions();
             }
-            Event::Load(id, report) => self.note_report(id, report),
+            Event::Agent(id, word) => self.note_word(id, word),
             Event::Due => {
                 let due: Vec<String> = self.world.due(Instant::now()).map(str::to_owned).collect();
                 self.stale.extend(due);

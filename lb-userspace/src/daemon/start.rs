@@ -185,7 +185,7 @@ async fn run_here(
     let (events, receiver) = mpsc::unbounded_channel();
     let agents = Agents::start({
         let events = events.clone();
-        move |id, report| drop(events.send(Event::Load(id, report)))
+        move |id, word| drop(events.send(Event::Agent(id, word)))
     });
     let agents = match agents {
         Ok(agents) => Some(agents),
@@ -222,6 +222,7 @@ async fn run_here(
         drains: HashMap::new(),
         journal,
         agents,
+        silent_agents: HashMap::new(),
         latencies: Latencies::default(),
         alerts,
         events: events.clone(),

@@ -145,7 +145,28 @@ impl Daemon {
         if !damped.is_empty() {
             lines.push(format!("{damped}: up and held out, after changing too often"));
         }
+        lines.extend(self.silent_agents_of(service));
         lines
+    }
+
+    /// Agents that do not answer, in a line.
+    fn silent_agents_of(&self, service: &Service) -> Option<String> {
+        if self.silent_agents.is_empty() {
+            return None;
+        }
+        let silent = |backend: &Backend| {
+            let id = TargetId::new(&service.name, &backend.name);
+            Some((id.backend.clone(), self.silent_agents.get(&id)?))
+        };
+        let mut silent = service.backends.iter().filter_map(silent);
+        let (first, why) = silent.next()?;
+        let others = match silent.count() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!(
+            "{first}{others}: agents do not answer, what they said last holds: {why}"
+        ))
     }
 
     /// How a service is served.

@@ -21,6 +21,9 @@ const LONGEST: u64 = 1024;
 /// An answer takes no longer than this.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// So many questions in a row without an answer are a silence.
+const SILENCE: u32 = 3;
+
 /// What a backend says of itself. What it does not speak of stays as it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -28,6 +31,15 @@ pub struct Report {
     pub percent: Option<u8>,
     /// A word on whether it serves.
     pub word: Option<Agent>,
+}
+
+/// What came of asking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// An answer.
+    Says(Report),
+    /// None for [`SILENCE`] times in a row, and why; told of once.
+    Silent(String),
 }
 
 /// Who is asked.
@@ -63,22 +75,22 @@ pub fn parse(line: &str) -> Option<Report> {
 }
 
 /// Who gets the answers.
-type Tell = Arc<dyn Fn(TargetId, Report) + Send + Sync>;
+type Tell = Arc<dyn Fn(TargetId, Word) + Send + Sync>;
 
 /// The thread that asks, until it is dropped.
 pub struct Agents {
     runtime: Handle,
     tasks: HashMap<TargetId, (Target, AbortHandle)>,
-    report: Tell,
+    tell: Tell,
     _stop: oneshot::Sender<()>,
 }
 
 impl Agents {
-    /// Starts with nobody to ask. `report` gets every answer that is understood, on the thread of the agents.
+    /// Starts with nobody to ask. `tell` gets every answer that is understood, and silences, on the thread of the agents.
     ///
     /// # Errors
     /// If there can be no thread.
-    pub fn start(report: impl Fn(TargetId, Report) + Send + Sync + 'static) -> io::Result<Self> {
+    pub fn start(tell: impl Fn(TargetId, Word) + Send + Sync + 'static) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -89,7 +101,7 @@ impl Agents {
         Ok(Self {
             runtime: handle,
             tasks: HashMap::new(),
-            report: Arc::new(report),
+            tell: Arc::new(tell),
             _stop: stop,
         })
     }
@@ -104,9 +116,9 @@ impl Agents {
                     if let Some((_, task)) = other {
                         task.abort();
                     }
-                    let report = Arc::clone(&self.report);
+                    let tell = Arc::clone(&self.tell);
                     self.runtime
-                        .spawn(ask_again_and_again(target.clone(), report))
+                        .spawn(ask_again_and_again(target.clone(), tell))
                         .abort_handle()
                 }
             };
@@ -116,22 +128,22 @@ impl Agents {
     }
 }
 
-async fn ask_again_and_again(target: Target, report: Tell) {
+async fn ask_again_and_again(target: Target, tell: Tell) {
     let Target { id, address, interval } = target;
     // Not all at once.
     tokio::time::sleep(interval.min(TIMEOUT).mul_f64(fastrand::f64())).await;
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut silent = false;
+    let mut missed = 0_u32;
     loop {
         ticks.tick().await;
         let answer = tokio::time::timeout(TIMEOUT, ask(address)).await;
         let why = match answer {
             Ok(Ok(line)) => match parse(&line) {
                 Some(answer) => {
-                    silent = false;
+                    missed = 0;
                     debug!(service = %id.service, backend = %id.backend, ?answer, "agent");
-                    report(id.clone(), answer);
+                    tell(id.clone(), Word::Says(answer));
                     continue;
                 }
                 None => format!("{:?} is not understood", line.chars().take(60).collect::<String>()),
@@ -140,9 +152,12 @@ async fn ask_again_and_again(target: Target, report: Tell) {
             Err(_) => format!("no answer within {TIMEOUT:?}"),
         };
         // Its last word stays: whether it serves is for its checks to say.
-        if !silent {
+        missed = missed.saturating_add(1);
+        if missed == 1 {
             warn!(service = %id.service, backend = %id.backend, %address, "the agent does not answer: {why}");
-            silent = true;
+        }
+        if missed == SILENCE {
+            tell(id.clone(), Word::Silent(why));
         }
     }
 }

@@ -77,6 +77,33 @@ fn a_backend_that_says_it_is_busy_gets_less() -> Result<()> {
     say("ready 100%");
     wait_for(&edge, "all of it", |service| service["backends"][1]["load"] == 1.0)?;
     ensure!(slots(&edge, 1)? == whole);
+    say("# nothing to say");
+    wait_for(&edge, "a word on the silence", |service| {
+        // Nobody listens at the other two.
+        let wanted = "web-1 and 2 more: agents do not answer, what they said last holds: ";
+        let lines = service["warnings"].as_array();
+        lines.is_some_and(|lines| {
+            lines
+                .iter()
+                .any(|line| line.as_str().is_some_and(|line| line.starts_with(wanted)))
+        })
+    })?;
+    ensure!(slots(&edge, 1)? == whole, "its last word holds");
+    let why = |backend: &str| -> Result<String> {
+        let all = edge.api()?.get("/v1/events")?;
+        let mut all = all.as_array().context("a list")?.iter();
+        let event = all.find(|event| event["kind"] == "agent_silent" && event["backend"] == backend);
+        Ok(event
+            .and_then(|event| event["why"].as_str())
+            .unwrap_or_default()
+            .to_owned())
+    };
+    ensure!(
+        why("web-2")?.ends_with("is not understood; its last word holds: 100 %"),
+        "{}",
+        why("web-2")?
+    );
+    ensure!(why("web-1")?.contains("refused"), "{}", why("web-1")?);
     say("down # disk full");
     wait_for(&edge, "down", |service| standing(service, "web-2") == "down")?;
     let samples = load.stop()?;
@@ -86,6 +113,7 @@ fn a_backend_that_says_it_is_busy_gets_less() -> Result<()> {
         samples.len()
     );
     ensure!(failed == 0, "{first}");
-    ensure!(has(&events(&edge)?, "backend_load", "web-2"));
+    let told = events(&edge)?;
+    ensure!(has(&told, "backend_load", "web-2") && has(&told, "agent_heard", "web-2"));
     Ok(())
 }
