@@ -1,6 +1,6 @@
 //! Weights that follow load: from what backends say, and how fast they answer, to the share that they keep.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -39,8 +39,9 @@ impl Daemon {
                 interval,
             }));
         }
-        let asked: HashSet<&TargetId> = targets.iter().map(|target| &target.id).collect();
-        self.silent_agents.retain(|id, _| asked.contains(id));
+        let asked: HashMap<&TargetId, SocketAddr> = targets.iter().map(|target| (&target.id, target.address)).collect();
+        self.silent_agents
+            .retain(|id, (address, _)| asked.get(id) == Some(address));
         agents.set(targets);
     }
 
@@ -56,9 +57,9 @@ impl Daemon {
         let before = self.world.loads.get(&id).copied().unwrap_or_default();
         let note = |kind| Note::new(kind, Cause::Load).backend(&id.service, &id.backend);
         match word {
-            Word::Silent(why) => {
+            Word::Silent { address, why } => {
                 let note = note(EventKind::AgentSilent).change("answers", "silent");
-                if self.silent_agents.insert(id, why.clone()).is_none() {
+                if self.silent_agents.insert(id, (address, why.clone())).is_none() {
                     self.tell(note.because(format!("{why}; its last word holds: {}", words(before))));
                 }
             }

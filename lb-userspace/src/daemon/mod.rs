@@ -51,7 +51,7 @@ mod wayless;
 pub mod world;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -136,8 +136,8 @@ struct Daemon {
     journal: Journal,
     /// Who asks backends for their load.
     agents: Option<Agents>,
-    /// Whose agents do not answer, and why.
-    silent_agents: HashMap<TargetId, String>,
+    /// Whose agents do not answer, where these were asked, and why.
+    silent_agents: HashMap<TargetId, (SocketAddr, String)>,
     latencies: Latencies,
     /// Who is told of it.
     alerts: Option<Alerts>,

@@ -8,7 +8,6 @@ use super::Daemon;
 use super::answers::unix_ms_of;
 use super::configure::unix_ms;
 use crate::api::types::{Admin, ServiceMode, Standing, StandingState};
-use crate::health::checker::LATE_WINDOW;
 use crate::health::{Outcome, TargetId};
 use crate::model::{Backend, Service, Weights};
 use crate::policy::{self, Mode, WHOLE};
@@ -44,10 +43,9 @@ impl Daemon {
         }
         lines.extend(self.skipped());
         if let Some(late) = self.checker.behind() {
-            let seconds = LATE_WINDOW.as_secs();
+            let late = late.as_secs_f64();
             lines.push(format!(
-                "{late} health checks began late within {seconds} s, by more than their interval: this host cannot make as many as its \
-                 services ask for, so backends that fail are found later"
+                "health checks begin late, by {late:.1} s: this host cannot make as many as its services ask for, and finds dead backends later"
             ));
         }
         lines
@@ -156,7 +154,7 @@ impl Daemon {
         }
         let silent = |backend: &Backend| {
             let id = TargetId::new(&service.name, &backend.name);
-            Some((id.backend.clone(), self.silent_agents.get(&id)?))
+            Some((id.backend.clone(), &self.silent_agents.get(&id)?.1))
         };
         let mut silent = service.backends.iter().filter_map(silent);
         let (first, why) = silent.next()?;

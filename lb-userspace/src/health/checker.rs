@@ -19,7 +19,6 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use super::lanes::Lanes;
 use super::limits::probes_in_flight;
 use super::probe;
-pub use super::roster::LATE_WINDOW;
 use super::roster::{ProbeId, Roster};
 use super::{HealthEvent, LastProbe, Outcome, Status, Target, TargetId};
 
@@ -27,10 +26,13 @@ use super::{HealthEvent, LastProbe, Outcome, Status, Target, TargetId};
 /// up for: thousands of wake-ups cost more than the probes themselves. Who starts early is due for the next time when he would have been.
 const SLACK: Duration = Duration::from_millis(50);
 
-/// Probes that start before those under way, and what has come for them, get their turn. A host that cannot make as many as it is asked for
-/// starts them late then, one after another; if all that are due began at once, most would run out of time for want of the processor,
-/// and good backends be taken for dead.
+/// Probes that start before those under way, and what has come for them, get their turn; fewer while such a turn takes [long](LONG_TURN). A host
+/// that cannot make as many as it is asked for starts them late then, one after another; if all that are due began at once, most
+/// would run out of time for want of the processor, and good backends be taken for dead.
 const TURN: usize = 128;
+const LEAST_TURN: usize = 8;
+/// A turn of the others takes long if it takes longer: handshakes of TLS cost a hundred times what a connection does.
+const LONG_TURN: Duration = Duration::from_millis(20);
 
 /// How often this host's own faults are logged, at most.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
@@ -76,10 +78,10 @@ impl Checker {
         let thread = std::thread::Builder::new().name("health".into());
         let thread = thread.spawn(move || {
             // As a task: each probe that ends wakes it, and to wake what a runtime blocks on takes a system call.
-            if let Err(error) = runtime.block_on(runtime.spawn(engine.run()))
-                && error.is_panic()
-            {
-                std::panic::resume_unwind(error.into_panic());
+            if let Err(error) = runtime.block_on(runtime.spawn(engine.run())) {
+                // Verdicts would stay as they are for ever, with nobody to notice. Started again it knows what it knew.
+                tracing::error!(%error, "the health checks have crashed, which is a bug: this process ends");
+                std::process::abort();
             }
         });
         let thread = thread.map_err(StartError::Thread)?;
@@ -119,9 +121,9 @@ impl Checker {
         self.shared.roster().status(id)
     }
 
-    /// How many probes began late within the last [`LATE_WINDOW`], by more than their interval, if they are more than a few: this host cannot
-    /// make all that its services ask for. Verdicts come later then, and are none the worse.
-    pub fn behind(&self) -> Option<u64> {
+    /// By how much probes begin late, or did within the last minute, if more are due than this host can make. Verdicts come later
+    /// then, and are none the worse.
+    pub fn behind(&self) -> Option<Duration> {
         self.shared.roster().behind(Instant::now())
     }
 
@@ -154,6 +156,8 @@ struct Engine<R> {
     running: HashMap<ProbeId, AbortHandle>,
     skipped: Complaints,
     late: Complaints,
+    /// Probes that may start at a time.
+    turn: usize,
     /// Last: it ends the threads that tasks may run on.
     lanes: Lanes,
 }
@@ -168,6 +172,7 @@ impl<R: FnMut(Vec<HealthEvent>)> Engine<R> {
             running: HashMap::new(),
             skipped: Complaints::default(),
             late: Complaints::default(),
+            turn: TURN,
             lanes,
         }
     }
@@ -177,8 +182,11 @@ impl<R: FnMut(Vec<HealthEvent>)> Engine<R> {
             let next = match self.start_due() {
                 Next::At(due) => Some(due),
                 Next::More => {
+                    let begun = Instant::now();
                     tokio::task::yield_now().await;
-                    Some(Instant::now())
+                    let now = Instant::now();
+                    self.turn = next_turn(self.turn, now - begun);
+                    Some(now)
                 }
                 Next::Unknown => None,
             };
@@ -195,17 +203,17 @@ impl<R: FnMut(Vec<HealthEvent>)> Engine<R> {
 
     /// Starts what is due, [a turn](TURN) of it at most.
     fn start_due(&mut self) -> Next {
-        let mut roster = self.shared.roster();
         let now = Instant::now();
+        self.lanes.weigh(now);
+        let mut roster = self.shared.roster();
         // Nobody is early for a result that comes in: only with somebody who is due.
         match roster.next_due() {
             None => return Next::Unknown,
             Some(due) if due > now => return Next::At(due),
             Some(_) => {}
         }
-        self.lanes.weigh(now);
         let mut next = Next::More;
-        for _ in 0..TURN {
+        for _ in 0..self.turn {
             if self.tasks.len() >= self.most_in_flight {
                 next = Next::Unknown;
                 break;
@@ -218,14 +226,13 @@ impl<R: FnMut(Vec<HealthEvent>)> Engine<R> {
             let task = self.tasks.spawn_on(probe, self.lanes.next());
             self.running.insert(id, task);
         }
+        roster.note_pace(now);
         if let Some(late) = roster.behind(now)
             && self.late.add(now).is_some()
         {
-            let seconds = LATE_WINDOW.as_secs();
             tracing::warn!(
-                late,
-                seconds,
-                "health checks begin late, by more than their interval: there are more than this host can make"
+                ?late,
+                "health checks begin late: there are more than this host can make"
             );
         }
         next
@@ -250,11 +257,10 @@ impl<R: FnMut(Vec<HealthEvent>)> Engine<R> {
         }
     }
 
-    /// A probe that was broken off has no result; one that panicked must not be waited for for ever.
+    /// A probe that was broken off has no result, and nobody waits for it; one that panicked, or whose thread did, must not be waited for for ever.
     fn result_of(&self, ended: Result<(ProbeId, LastProbe), JoinError>) -> Option<(ProbeId, LastProbe)> {
         let error = match ended {
             Ok(result) => return Some(result),
-            Err(error) if error.is_cancelled() => return None,
             Err(error) => error,
         };
         let (id, _) = self.running.iter().find(|(_, task)| task.id() == error.id())?;
@@ -295,6 +301,16 @@ enum Next {
     More,
     /// When a probe has ended, or the targets have changed: there are none, or no room for one more.
     Unknown,
+}
+
+/// How many probes may start the next time, if the others' turn took so long.
+fn next_turn(turn: usize, took: Duration) -> usize {
+    let next = match took {
+        _ if took > LONG_TURN => turn / 2,
+        _ if took < LONG_TURN / 2 => turn * 2,
+        _ => turn,
+    };
+    next.clamp(LEAST_TURN, TURN)
 }
 
 /// Keeps this host's own faults from filling the log.

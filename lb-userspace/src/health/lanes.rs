@@ -2,20 +2,22 @@
 //!
 //! Some thousand probes a second are work for one thread, and one is cheapest: nothing wakes anybody else. Only when it has been busy for
 //! most of a moment do others share in it, in turn, as many as there are processors. Each has a runtime of its own: a probe stays on the thread that
-//! it began on. Who is needed no longer sleeps until it is.
+//! it began on. Who is needed no longer sleeps until it is. Busy is who has something to do, also while others have the processor: on a
+//! crowded machine they join sooner.
 
 use std::io;
+use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 /// How long their work is looked at.
 const MOMENT: Duration = Duration::from_millis(250);
-/// Another one joins if they are busy for more than this part of the time, on average.
+/// Another one joins if they are busy for more than this part of the time, on average, or the first of them is.
 const MUCH: f64 = 0.6;
-/// One leaves if the others would be busy for less than this part of it.
+/// One leaves if the others would be busy for less than this part of it, and the first is.
 const LITTLE: f64 = 0.4;
 /// One has enough if so many probes wait to begin on it.
 const WAITING: usize = 64;
@@ -30,13 +32,14 @@ pub(super) struct Lanes {
     used: usize,
     most: usize,
     turn: usize,
-    /// When their work was last looked at, and what had been done by then.
+    /// When their work was last looked at.
     looked: Instant,
-    done: Duration,
 }
 
 struct Lane {
     runtime: Handle,
+    /// For how long it had been busy by then.
+    done: Duration,
     /// The thread and what ends it; the checker's own is somebody else's.
     own: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
@@ -48,13 +51,13 @@ impl Lanes {
         Self {
             all: vec![Lane {
                 runtime: first,
+                done: Duration::ZERO,
                 own: None,
             }],
             used: 1,
             most: processors.min(MOST),
             turn: 0,
             looked: Instant::now(),
-            done: Duration::ZERO,
         }
     }
 
@@ -69,15 +72,17 @@ impl Lanes {
         lanes
     }
 
-    /// Where the next probe is to run. One that does not keep up is passed over: the first, from which all probes come, would
-    /// begin fewer if it had too many itself.
+    /// Where the next probe is to run. Those that do not keep up are passed over. The first never is: all probes come from it, so that it
+    /// begins fewer if it has too many itself.
     pub(super) fn next(&mut self) -> &Handle {
-        self.turn = (self.turn + 1) % self.used;
-        let chosen = &self.all[self.turn].runtime;
-        if self.turn > 0 && chosen.metrics().global_queue_depth() >= WAITING {
-            return &self.all[0].runtime;
+        for _ in 1..self.used {
+            self.turn = (self.turn + 1) % self.used;
+            if self.turn == 0 || self.all[self.turn].runtime.metrics().global_queue_depth() < WAITING {
+                return &self.all[self.turn].runtime;
+            }
         }
-        chosen
+        self.turn = 0;
+        &self.all[0].runtime
     }
 
     /// Looks at their work, if it is time to, and has one more or one less share in it.
@@ -86,10 +91,11 @@ impl Lanes {
         if time < MOMENT || self.most == 1 {
             return;
         }
-        let done: Duration = self.all.iter().map(Lane::busy).sum();
-        let work = done.saturating_sub(self.done).as_secs_f64() / time.as_secs_f64();
-        (self.looked, self.done) = (now, done);
-        let wanted = wanted(self.used, work).min(self.most);
+        self.looked = now;
+        let mut shares = self.all.iter_mut().map(|lane| lane.share(time));
+        let first = shares.next().unwrap_or_default();
+        let work = first + shares.sum::<f64>();
+        let wanted = wanted(self.used, work, first).min(self.most);
         if wanted > self.all.len() {
             match Lane::start(wanted) {
                 Ok(lane) => self.all.push(lane),
@@ -107,9 +113,10 @@ impl Lanes {
     }
 }
 
-/// How many are to share in the work from now on; `work` is how many it would keep busy all the time.
-fn wanted(used: usize, work: f64) -> usize {
-    let each = |threads: usize| work / threads as f64;
+/// How many are to share in the work from now on; `work` is how many it would keep busy all the time, `first` the first one's part, who has more
+/// to do than the others.
+fn wanted(used: usize, work: f64, first: f64) -> usize {
+    let each = |threads: usize| first.max(work / threads as f64);
     if each(used) > MUCH {
         used + 1
     } else if used > 1 && each(used - 1) < LITTLE {
@@ -121,22 +128,33 @@ fn wanted(used: usize, work: f64) -> usize {
 
 impl Lane {
     fn start(number: usize) -> io::Result<Self> {
-        let runtime: Runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = sync_channel(1);
         let thread = std::thread::Builder::new().name(format!("health-{number}"));
+        // The runtime is made there: it must not be dropped here, in another's, if there can be no thread.
         let thread = thread.spawn(move || {
-            // Sent or dropped: both mean that it is over.
-            let _ = runtime.block_on(stopped);
+            let runtime = Builder::new_current_thread().enable_all().build();
+            let handle = runtime.as_ref().map(|runtime| runtime.handle().clone());
+            // Who asked waits for it.
+            let _ = tell.send(handle.map_err(|error| io::Error::new(error.kind(), error.to_string())));
+            if let Ok(runtime) = runtime {
+                // Sent or dropped: both mean that it is over.
+                let _ = runtime.block_on(stopped);
+            }
         })?;
+        let runtime = told.recv().map_err(io::Error::other)??;
         Ok(Self {
-            runtime: handle,
+            runtime,
+            done: Duration::ZERO,
             own: Some((stop, thread)),
         })
     }
 
-    fn busy(&self) -> Duration {
-        self.runtime.metrics().worker_total_busy_duration(0)
+    /// For which part of the time it was busy since this was last called.
+    fn share(&mut self, time: Duration) -> f64 {
+        let done = self.runtime.metrics().worker_total_busy_duration(0);
+        let before = std::mem::replace(&mut self.done, done);
+        done.saturating_sub(before).as_secs_f64() / time.as_secs_f64()
     }
 }
 
@@ -167,16 +185,20 @@ mod tests {
             (2, 0.5, 2),
             (2, 0.3, 1),
         ] {
-            assert_eq!(wanted(used, work), expected, "{used} threads, {work}");
+            let first = work / used as f64;
+            assert_eq!(wanted(used, work, first), expected, "{used} threads, {work}");
         }
+        // One thread's own work is not the others'.
+        assert_eq!((wanted(3, 1.7, 0.95), wanted(3, 0.7, 0.5)), (4, 3));
         // Whatever the work is, it comes to rest.
-        for hundredths in 0..400 {
-            let work = f64::from(hundredths) / 100.0;
+        for (hundredths, own) in (0..400).flat_map(|work| [0.0, 0.1, 0.3, 0.5].map(|own| (work, own))) {
+            let shared = f64::from(hundredths) / 100.0;
+            let next = |used: usize| wanted(used, own + shared, own + shared / used as f64);
             let mut used = 1;
-            for _ in 0..10 {
-                used = wanted(used, work);
+            for _ in 0..50 {
+                used = next(used);
             }
-            assert_eq!(wanted(used, work), used, "{work}");
+            assert_eq!(next(used), used, "{own} and {shared}");
         }
     }
 

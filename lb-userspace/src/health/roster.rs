@@ -3,7 +3,7 @@
 //! Pure: it starts nothing and reads no clock. Targets that want the very same probe (a host that stands in five hundred
 //! services) share one; each keeps its own judge, so their rise and fall may differ.
 
-mod late;
+mod pace;
 mod subscriber;
 
 use std::cmp::Reverse;
@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 use super::probe::{Job, NO_CONNECTION};
 use super::{HealthEvent, LastProbe, Outcome, State, Status, Target, TargetId, Via};
 use crate::model::Check;
-use late::Late;
-pub use late::WINDOW as LATE_WINDOW;
+use pace::Pace;
 use subscriber::Subscriber;
 
 /// New probes start at most this close together, as long as the first interval allows it.
@@ -43,12 +42,17 @@ pub(super) struct Roster {
     homes: HashMap<TargetId, ProbeId>,
     /// For each probe an entry at its `next`, unless it is overdue. Entries of other times, and of removed probes, fall out when their
     /// time comes.
-    queue: BinaryHeap<Reverse<(Instant, ProbeId)>>,
+    queue: Queue,
+    /// The same for those whose result may decide something. They come first: with more due than can be made, whoever may be dead is not to wait
+    /// for all the others each time.
+    urgent: Queue,
     changes: Vec<HealthEvent>,
-    late: Late,
+    pace: Pace,
     next_id: u64,
     rng: fastrand::Rng,
 }
+
+type Queue = BinaryHeap<Reverse<(Instant, ProbeId)>>;
 
 /// What makes two targets' probes the same probe.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -89,9 +93,10 @@ impl Roster {
             probes: HashMap::new(),
             by_key: HashMap::new(),
             homes: HashMap::new(),
-            queue: BinaryHeap::new(),
+            queue: Queue::new(),
+            urgent: Queue::new(),
             changes: Vec::new(),
-            late: Late::default(),
+            pace: Pace::default(),
             next_id: 0,
             rng,
         }
@@ -133,7 +138,7 @@ impl Roster {
     /// The next probe that is due now, or will be within `slack` and [a part of its interval](EARLY), which from now on counts as
     /// running; nothing if none is.
     pub(super) fn take_due(&mut self, now: Instant, slack: Duration) -> Option<(ProbeId, Job)> {
-        while let Some(&Reverse((due, id))) = self.queue.peek() {
+        while let Some((due, id, urgent)) = self.first(now) {
             let probe = self.probes.get_mut(&id).filter(|probe| probe.next == Some(due));
             let slack = probe
                 .as_ref()
@@ -141,7 +146,7 @@ impl Roster {
             if due > now + slack {
                 return None;
             }
-            self.queue.pop();
+            if urgent { &mut self.urgent } else { &mut self.queue }.pop();
             let Some(probe) = probe else { continue };
             if probe.running {
                 probe.overdue = true;
@@ -152,9 +157,6 @@ impl Roster {
             // A probe that could not start for a whole interval does not make up for what it missed.
             let late = now.duration_since(due) > probe.key.interval;
             let from = if late { now } else { due };
-            if late {
-                self.late.add(now);
-            }
             let regular = probe.key.gap(probe.key.interval, self.rng.f64());
             let gap = probe.first_gap.take().unwrap_or(regular);
             probe.next = Some(from + gap);
@@ -166,7 +168,19 @@ impl Roster {
 
     /// When the next probe is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.queue.peek().map(|Reverse((due, _))| *due)
+        let first = [self.queue.peek(), self.urgent.peek()].into_iter().flatten();
+        first.map(|Reverse((due, _))| *due).min()
+    }
+
+    /// The first entry, and whether it is an urgent one: that is, if one is due, or is before all others.
+    fn first(&self, now: Instant) -> Option<(Instant, ProbeId, bool)> {
+        let entry = |queue: &Queue, urgent| queue.peek().map(|&Reverse((due, id))| (due, id, urgent));
+        let (regular, urgent) = (entry(&self.queue, false), entry(&self.urgent, true));
+        match (regular, urgent) {
+            (Some(regular), Some(urgent)) if urgent.0 > now.max(regular.0) => Some(regular),
+            (regular, None) => regular,
+            (_, urgent) => urgent,
+        }
     }
 
     /// Takes in the result of a probe, for everyone who shares it. That of a removed probe is dropped.
@@ -186,9 +200,16 @@ impl Roster {
         });
         // Whatever comes first, if that is before its time.
         let sooner = overdue.into_iter().chain(quick).min();
-        if let Some(at) = sooner.filter(|at| overdue.is_some() || probe.next.is_none_or(|next| *at < next)) {
+        let sooner = sooner.filter(|at| overdue.is_some() || probe.next.is_none_or(|next| *at < next));
+        let doubted = probe.doubted();
+        if let Some(at) = sooner {
             probe.next = Some(at);
-            self.queue.push(Reverse((at, id)));
+        }
+        match probe.next {
+            // Maybe in both queues then: who comes first finds the other entry's time over.
+            Some(at) if doubted => self.urgent.push(Reverse((at, id))),
+            Some(at) if sooner.is_some() => self.queue.push(Reverse((at, id))),
+            _ => {}
         }
         probe.last = Some(result);
     }
@@ -207,7 +228,7 @@ impl Roster {
             }
             if probe.next.is_none_or(|next| next > now) {
                 probe.next = Some(now);
-                self.queue.push(Reverse((now, *id)));
+                self.urgent.push(Reverse((now, *id)));
                 any = true;
             }
         }
@@ -219,10 +240,15 @@ impl Roster {
         std::mem::take(&mut self.changes)
     }
 
-    /// How many probes began lately more than their interval after they were due, if they are more than a few of all.
-    pub(super) fn behind(&self, now: Instant) -> Option<u64> {
-        let late = self.late.lately(now);
-        (late >= (self.probes.len() as u64 / 10).max(3)).then_some(late)
+    /// Takes note of whether all that were due have begun; called when as many of them have as may for now.
+    pub(super) fn note_pace(&mut self, now: Instant) {
+        let late = self.next_due().and_then(|due| now.checked_duration_since(due));
+        self.pace.note(late, now);
+    }
+
+    /// By how much probes begin late, if more are due than begin.
+    pub(super) fn behind(&self, now: Instant) -> Option<Duration> {
+        self.pace.behind(now)
     }
 
     /// Whether a probe still has somebody who wants it.
@@ -334,6 +360,11 @@ impl Probe {
             last: None,
             refused: None,
         }
+    }
+
+    /// Whether the last results speak against somebody's verdict.
+    fn doubted(&self) -> bool {
+        self.subscribers.values().any(|subscriber| subscriber.judge.run() > 0)
     }
 
     /// Whether somebody's verdict may be about to change.

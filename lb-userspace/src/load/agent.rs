@@ -38,8 +38,13 @@ pub struct Report {
 pub enum Word {
     /// An answer.
     Says(Report),
-    /// None for [`SILENCE`] times in a row, and why; told of once.
-    Silent(String),
+    /// None for [`SILENCE`] times in a row; told of once.
+    Silent {
+        /// Who was asked.
+        address: SocketAddr,
+        /// What came instead.
+        why: String,
+    },
 }
 
 /// Who is asked.
@@ -157,7 +162,7 @@ async fn ask_again_and_again(target: Target, tell: Tell) {
             warn!(service = %id.service, backend = %id.backend, %address, "the agent does not answer: {why}");
         }
         if missed == SILENCE {
-            tell(id.clone(), Word::Silent(why));
+            tell(id.clone(), Word::Silent { address, why });
         }
     }
 }

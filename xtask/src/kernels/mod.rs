@@ -127,10 +127,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// What a guest may take to start, and to end, on a busy machine.
-const BOOT: Duration = Duration::from_secs(120);
-/// How often a kernel is booted whose first process did not come to run: an emulated processor on a busy machine now and then is
-/// too slow for what a kernel expects of its clocks. Nothing of ours has run by then, so nothing is excused by it.
+/// What a guest may take to start, and to end, on a busy machine; usually it is some ten seconds.
+const BOOT: Duration = Duration::from_secs(300);
+/// How often a kernel is booted whose first process did not come to report: an emulated processor on a busy machine now and then is
+/// too slow for what a kernel expects of its clocks. None of our programs has run by then, so nothing of theirs is excused by it.
 const BOOTS: u32 = 3;
 
 /// Runs the jobs on one kernel.

@@ -299,7 +299,7 @@ fn own_faults_are_logged_once_a_minute() {
 /// All due at once: what is under way is not kept waiting by what begins.
 #[test]
 fn what_is_due_begins_by_turns() {
-    const TARGETS: usize = 2_000;
+    const TARGETS: usize = 500;
     let server = Server::start();
     let shared = Arc::new(Shared {
         roster: Mutex::new(Roster::new(fastrand::Rng::with_seed(1))),
@@ -321,20 +321,27 @@ fn what_is_due_begins_by_turns() {
     shared.roster().set((0..TARGETS).map(of).collect(), long_ago);
 
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let engine = Engine::new(Arc::clone(&shared), Lanes::of(runtime.handle().clone(), 1), |_| ());
-    let most = runtime.block_on(async {
-        let engine = tokio::spawn(engine.run());
-        let mut most = 0;
-        let watched = async {
-            while shared.roster().snapshot().iter().any(|status| status.last.is_none()) {
-                most = most.max(tokio::runtime::Handle::current().metrics().num_alive_tasks());
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(AMPLE, watched).await.expect("all are probed");
-        engine.abort();
-        most
+    let mut engine = Engine::new(Arc::clone(&shared), Lanes::of(runtime.handle().clone(), 1), |_| ());
+    runtime.block_on(async {
+        let next = engine.start_due();
+        assert_eq!((next, engine.tasks.len()), (Next::More, TURN));
+        engine.turn = LEAST_TURN;
+        let next = engine.start_due();
+        assert_eq!((next, engine.tasks.len()), (Next::More, TURN + LEAST_TURN));
+        engine.turn = TARGETS;
+        assert!(matches!(engine.start_due(), Next::At(_)));
+        assert_eq!(engine.tasks.len(), TARGETS);
     });
-    // They connect at once, on loopback: those of a turn, those of the one before, and the engine.
-    assert!(most > TURN && most < 5 * TURN, "{most} tasks at once");
+}
+
+#[test]
+fn a_long_turn_makes_the_next_one_shorter() {
+    let ms = Duration::from_millis;
+    let turns = [1, 15, 21, 100, 100, 100, 100, 100, 15, 9, 1, 1, 1, 1, 1];
+    let sizes = turns.into_iter().scan(TURN, |turn, took| {
+        *turn = next_turn(*turn, ms(took));
+        Some(*turn)
+    });
+    let sizes: Vec<usize> = sizes.collect();
+    assert_eq!(sizes, [128, 128, 64, 32, 16, 8, 8, 8, 8, 16, 32, 64, 128, 128, 128]);
 }

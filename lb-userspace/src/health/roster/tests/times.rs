@@ -130,22 +130,60 @@ fn missed_time_is_not_made_up_for() {
 }
 
 #[test]
-fn who_begins_late_is_counted_and_a_few_are_nothing_unusual() {
+fn who_never_catches_up_is_behind() {
     let start = Instant::now();
     let mut roster = roster();
     roster.set((1..=100).map(|n| target("s", n, health(1, 1))).collect(), start);
     run(&mut roster, start, 2 * INTERVAL, |_| Outcome::Passed);
-    assert_eq!(roster.behind(start + 2 * INTERVAL), None);
-    // Once round, each of them an interval and a half after its time.
-    let mut now = start;
-    for began in 1..=100 {
-        let due = roster.next_due().expect("a hundred");
-        now = due + INTERVAL * 3 / 2;
-        let (id, _) = roster.take_due(now, Duration::ZERO).expect("due long since");
-        roster.record(id, result(Outcome::Passed, now));
-        assert_eq!(roster.behind(now), (began >= 10).then_some(began));
+    // Of a hundred a second, ninety begin: one every 11 ms.
+    let mut now = start + 2 * INTERVAL;
+    let begin = |roster: &mut Roster, now: Instant| {
+        if let Some((id, _)) = roster.take_due(now, Duration::ZERO) {
+            roster.record(id, result(Outcome::Passed, now));
+        }
+        roster.note_pace(now);
+        roster.behind(now)
+    };
+    let lates: Vec<Option<Duration>> = (0..2_000)
+        .map(|_| {
+            now += Duration::from_micros(11_111);
+            begin(&mut roster, now)
+        })
+        .collect();
+    assert!(
+        lates[..270].iter().all(Option::is_none),
+        "nothing in the first three seconds"
+    );
+    assert!(lates[400..].iter().all(Option::is_some), "and it is said from then on");
+    assert!(lates.iter().flatten().all(|late| *late < 2 * INTERVAL));
+    assert!(lates.iter().flatten().any(|late| *late > INTERVAL / 2));
+}
+
+#[test]
+fn who_may_be_dead_does_not_wait_for_a_backlog() {
+    let start = Instant::now();
+    let mut roster = roster();
+    roster.set((1..=100).map(|n| target("s", n, health(1, 3))).collect(), start);
+    run(&mut roster, start, 2 * INTERVAL, |_| Outcome::Passed);
+    // All are due; the first one fails, twice more at once, and nobody else's turn comes before his.
+    let mut now = start + 4 * INTERVAL;
+    let (id, job) = roster.take_due(now, Duration::ZERO).expect("a hundred are due");
+    roster.record(id, result(Outcome::Failed, now));
+    for _ in 0..2 {
+        now += INTERVAL;
+        let (again, _) = roster.take_due(now, Duration::ZERO).expect("due");
+        assert_eq!(again, id, "{}", job.to);
+        roster.record(id, result(Outcome::Failed, now));
     }
-    assert_eq!(roster.behind(now + 2 * LATE_WINDOW), None);
+    assert_eq!(roster.take_changes().len(), 100 + 1);
+    // That is decided: the others' turn.
+    let mut others = 0;
+    while let Some((other, _)) = roster.take_due(now, Duration::ZERO) {
+        assert_ne!(other, id);
+        roster.record(other, result(Outcome::Passed, now));
+        others += 1;
+    }
+    assert_eq!(others, 99);
 }
 
 #[test]
