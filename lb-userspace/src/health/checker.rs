@@ -2,7 +2,7 @@
 //!
 //! It is one of its own: an `apply` that keeps the rest of the daemon busy delays no probe. It sleeps until the next probe is
 //! due, starts it as a light task, and takes in results as they come. The roster behind the mutex is all that it shares. Where there are more
-//! probes than it can make, others make some of them ([`Lanes`]).
+//! probes than it can make, others make some of them (`lanes`).
 
 use std::collections::HashMap;
 use std::io;

@@ -38,7 +38,7 @@ pub struct Report {
 pub enum Word {
     /// An answer.
     Says(Report),
-    /// None for [`SILENCE`] times in a row; told of once.
+    /// None, three times in a row; told of once.
     Silent {
         /// Who was asked.
         address: SocketAddr,
