@@ -5,6 +5,7 @@
 
 pub mod alerts;
 pub mod api;
+mod aside;
 pub mod backend;
 pub mod bpf;
 pub mod cli;

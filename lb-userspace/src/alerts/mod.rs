@@ -23,12 +23,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use crate::api::events::{Cause, Event, EventKind};
+use crate::aside::Aside;
 use crate::model::{Alert, AlertWay};
 
 /// Events that may wait for one receiver.
@@ -44,10 +45,8 @@ const PATIENCE_WITH_PROGRAMS: Duration = Duration::from_secs(60);
 
 /// All receivers.
 pub struct Alerts {
-    runtime: Handle,
+    thread: Aside,
     receivers: Vec<Receiver>,
-    /// Dropped, the thread ends.
-    _stop: oneshot::Sender<()>,
 }
 
 /// Why a delivery failed.
@@ -95,19 +94,9 @@ impl Alerts {
     /// # Errors
     /// If there can be no thread.
     pub fn start() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel::<()>();
-        std::thread::Builder::new().name("alerts".into()).spawn(move || {
-            // Sent or dropped: both mean that it is over.
-            let _ = runtime.block_on(stopped);
-            // A look-up of a name may hang in a thread of its own.
-            runtime.shutdown_background();
-        })?;
         Ok(Self {
-            runtime: handle,
+            thread: Aside::start("alerts")?,
             receivers: Vec::new(),
-            _stop: stop,
         })
     }
 
@@ -136,7 +125,9 @@ impl Alerts {
                 .iter_mut()
                 .find(|receiver| receiver.alert.name == alert.name)
             {
-                None => self.receivers.push(Receiver::start(alert.clone(), &self.runtime)),
+                None => self
+                    .receivers
+                    .push(Receiver::start(alert.clone(), self.thread.runtime())),
                 Some(receiver) if receiver.alert == *alert => {}
                 Some(receiver) => {
                     receiver.alert = alert.clone();

@@ -64,12 +64,8 @@ impl Daemon {
             // Said of the node.
             reasons.retain(|reason, _| !reason.contains(problem));
         }
-        let others = |count: usize| match count - 1 {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
         let line = |(reason, (count, id)): (&Arc<str>, &(usize, TargetId))| {
-            let more = others(*count);
+            let more = and_more(count - 1);
             format!(
                 "service {}: backend {}{more} cannot be checked, verdicts stay as they are: {reason}",
                 id.service, id.backend
@@ -158,12 +154,9 @@ impl Daemon {
         };
         let mut silent = service.backends.iter().filter_map(silent);
         let (first, why) = silent.next()?;
-        let others = match silent.count() {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
+        let more = and_more(silent.count());
         Some(format!(
-            "{first}{others}: agents do not answer, what they said last holds: {why}"
+            "{first}{more}: agents do not answer, what they said last holds: {why}"
         ))
     }
 
@@ -213,5 +206,13 @@ fn unix_ms_at(instant: Instant) -> u64 {
     match instant.checked_duration_since(Instant::now()) {
         Some(left) => unix_ms() + u64::try_from(left.as_millis()).unwrap_or(0),
         None => unix_ms_of(instant),
+    }
+}
+
+/// What follows the first of some: nothing, or ` and 3 more`.
+fn and_more(more: usize) -> String {
+    match more {
+        0 => String::new(),
+        more => format!(" and {more} more"),
     }
 }

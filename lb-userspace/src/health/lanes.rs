@@ -6,12 +6,11 @@
 //! crowded machine they join sooner.
 
 use std::io;
-use std::sync::mpsc::sync_channel;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
+use tokio::runtime::Handle;
+
+use crate::aside::Aside;
 
 /// How long their work is looked at.
 const MOMENT: Duration = Duration::from_millis(250);
@@ -40,8 +39,8 @@ struct Lane {
     runtime: Handle,
     /// For how long it had been busy by then.
     done: Duration,
-    /// The thread and what ends it; the checker's own is somebody else's.
-    own: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    /// Its thread; the checker's own is not kept here.
+    _thread: Option<Aside>,
 }
 
 impl Lanes {
@@ -49,11 +48,7 @@ impl Lanes {
     pub(super) fn new(first: Handle) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            all: vec![Lane {
-                runtime: first,
-                done: Duration::ZERO,
-                own: None,
-            }],
+            all: vec![Lane::new(first, None)],
             used: 1,
             most: processors.min(MOST),
             turn: 0,
@@ -128,26 +123,16 @@ fn wanted(used: usize, work: f64, first: f64) -> usize {
 
 impl Lane {
     fn start(number: usize) -> io::Result<Self> {
-        let (stop, stopped) = oneshot::channel::<()>();
-        let (tell, told) = sync_channel(1);
-        let thread = std::thread::Builder::new().name(format!("health-{number}"));
-        // The runtime is made there: it must not be dropped here, in another's, if there can be no thread.
-        let thread = thread.spawn(move || {
-            let runtime = Builder::new_current_thread().enable_all().build();
-            let handle = runtime.as_ref().map(|runtime| runtime.handle().clone());
-            // Who asked waits for it.
-            let _ = tell.send(handle.map_err(|error| io::Error::new(error.kind(), error.to_string())));
-            if let Ok(runtime) = runtime {
-                // Sent or dropped: both mean that it is over.
-                let _ = runtime.block_on(stopped);
-            }
-        })?;
-        let runtime = told.recv().map_err(io::Error::other)??;
-        Ok(Self {
+        let thread = Aside::start(&format!("health-{number}"))?;
+        Ok(Self::new(thread.runtime().clone(), Some(thread)))
+    }
+
+    fn new(runtime: Handle, thread: Option<Aside>) -> Self {
+        Self {
             runtime,
             done: Duration::ZERO,
-            own: Some((stop, thread)),
-        })
+            _thread: thread,
+        }
     }
 
     /// For which part of the time it was busy since this was last called.
@@ -155,16 +140,6 @@ impl Lane {
         let done = self.runtime.metrics().worker_total_busy_duration(0);
         let before = std::mem::replace(&mut self.done, done);
         done.saturating_sub(before).as_secs_f64() / time.as_secs_f64()
-    }
-}
-
-impl Drop for Lane {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.own.take() {
-            drop(stop);
-            // One that panicked has said so already.
-            let _ = thread.join();
-        }
     }
 }
 
@@ -204,7 +179,10 @@ mod tests {
 
     #[test]
     fn busy_ones_get_help_and_probes_take_turns() {
-        let first = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let first = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let mut lanes = Lanes::new(first.handle().clone());
         lanes.most = 2;
         assert_eq!(lanes.next().id(), first.handle().id());
@@ -233,7 +211,7 @@ mod tests {
         assert!((WAITING / 2..=WAITING).contains(&depth), "{depth} wait");
         drop(hold);
         // Nothing to do: it leaves, and comes back without another thread.
-        lanes.weigh(begun + 4 * MOMENT);
+        lanes.weigh(begun + 1_000 * MOMENT);
         assert_eq!((lanes.used, lanes.all.len()), (1, 2));
     }
 }

@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
+use crate::aside::Aside;
 use crate::daemon::world::Agent;
 use crate::health::TargetId;
 
@@ -84,10 +83,9 @@ type Tell = Arc<dyn Fn(TargetId, Word) + Send + Sync>;
 
 /// The thread that asks, until it is dropped.
 pub struct Agents {
-    runtime: Handle,
+    thread: Aside,
     tasks: HashMap<TargetId, (Target, AbortHandle)>,
     tell: Tell,
-    _stop: oneshot::Sender<()>,
 }
 
 impl Agents {
@@ -96,18 +94,10 @@ impl Agents {
     /// # Errors
     /// If there can be no thread.
     pub fn start(tell: impl Fn(TargetId, Word) + Send + Sync + 'static) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel::<()>();
-        std::thread::Builder::new().name("agents".into()).spawn(move || {
-            // Sent or dropped: both mean that it is over.
-            let _ = runtime.block_on(stopped);
-        })?;
         Ok(Self {
-            runtime: handle,
+            thread: Aside::start("agents")?,
             tasks: HashMap::new(),
             tell: Arc::new(tell),
-            _stop: stop,
         })
     }
 
@@ -122,9 +112,8 @@ impl Agents {
                         task.abort();
                     }
                     let tell = Arc::clone(&self.tell);
-                    self.runtime
-                        .spawn(ask_again_and_again(target.clone(), tell))
-                        .abort_handle()
+                    let runtime = self.thread.runtime();
+                    runtime.spawn(ask_again_and_again(target.clone(), tell)).abort_handle()
                 }
             };
             self.tasks.insert(target.id.clone(), (target, task));

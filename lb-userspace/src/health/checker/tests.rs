@@ -224,6 +224,30 @@ fn probes_under_way_are_broken_off() {
     assert_eq!(events.recv_timeout(AMPLE).unwrap_err(), RecvTimeoutError::Disconnected);
 }
 
+/// Targets that are all due. Nothing in it depends on how fast the machine is: none comes twice, and none runs out of time.
+fn all_due(targets: usize, server: &Server) -> Arc<Shared> {
+    let shared = Arc::new(Shared {
+        roster: Mutex::new(Roster::new(fastrand::Rng::with_seed(1))),
+        changed: Notify::new(),
+        stop: AtomicBool::new(false),
+    });
+    let month = Duration::from_secs(30 * 24 * 3_600);
+    let health = Health {
+        interval: month,
+        fast_interval: month,
+        timeout: month,
+        ..health(server.port)
+    };
+    let of = |n: usize| {
+        let address = [127, 1, (n / 250) as u8, (n % 250) as u8 + 1];
+        target(&format!("s{n}"), address, health.clone())
+    };
+    // They are spread over less.
+    let begun = Instant::now() - Duration::from_secs(1);
+    shared.roster().set((0..targets).map(of).collect(), begun);
+    shared
+}
+
 #[test]
 fn many_targets_few_in_flight() {
     few_in_flight(1);
@@ -238,30 +262,7 @@ fn many_targets_few_in_flight_on_three_threads() {
 fn few_in_flight(threads: usize) {
     const TARGETS: usize = 2_000;
     let server = Server::start();
-    let shared = Arc::new(Shared {
-        roster: Mutex::new(Roster::new(fastrand::Rng::with_seed(1))),
-        changed: Notify::new(),
-        stop: AtomicBool::new(false),
-    });
-    // Nothing in it depends on how fast the machine is: all are due at the beginning, none comes twice, and none runs out of time.
-    let month = Duration::from_secs(30 * 24 * 3_600);
-    let health = Health {
-        interval: month,
-        fast_interval: month,
-        timeout: month,
-        ..health(server.port)
-    };
-    let of = |n: usize| {
-        target(
-            &format!("s{n}"),
-            [127, 1, (n / 250) as u8, (n % 250) as u8 + 1],
-            health.clone(),
-        )
-    };
-    let spread = Duration::from_millis(400);
-    let begun = Instant::now() - spread;
-    shared.roster().set((0..TARGETS).map(of).collect(), begun);
-
+    let shared = all_due(TARGETS, &server);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let lanes = Lanes::of(runtime.handle().clone(), threads);
     let mut engine = Engine::new(Arc::clone(&shared), lanes, |_| ());
@@ -301,25 +302,7 @@ fn own_faults_are_logged_once_a_minute() {
 fn what_is_due_begins_by_turns() {
     const TARGETS: usize = 500;
     let server = Server::start();
-    let shared = Arc::new(Shared {
-        roster: Mutex::new(Roster::new(fastrand::Rng::with_seed(1))),
-        changed: Notify::new(),
-        stop: AtomicBool::new(false),
-    });
-    let hour = Duration::from_secs(3_600);
-    let health = Health {
-        interval: hour,
-        fast_interval: hour,
-        timeout: hour,
-        ..health(server.port)
-    };
-    let of = |n: usize| {
-        let address = [127, 1, (n / 250) as u8, (n % 250) as u8 + 1];
-        target(&format!("s{n}"), address, health.clone())
-    };
-    let long_ago = Instant::now() - Duration::from_secs(1);
-    shared.roster().set((0..TARGETS).map(of).collect(), long_ago);
-
+    let shared = all_due(TARGETS, &server);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let mut engine = Engine::new(Arc::clone(&shared), Lanes::of(runtime.handle().clone(), 1), |_| ());
     runtime.block_on(async {

@@ -42,12 +42,18 @@ fn first_probes_are_soon_and_spread() {
     }
 }
 
-#[test]
-fn second_probes_spread_over_the_interval() {
+/// A hundred targets, all up, whose probes are spread over the interval; and when they began, two intervals before.
+fn a_hundred_up(fall: u32) -> (Roster, Instant) {
     let start = Instant::now();
     let mut roster = roster();
-    roster.set((1..=100).map(|n| target("s", n, health(1, 1))).collect(), start);
+    roster.set((1..=100).map(|n| target("s", n, health(1, fall))).collect(), start);
     run(&mut roster, start, 2 * INTERVAL, |_| Outcome::Passed);
+    (roster, start)
+}
+
+#[test]
+fn second_probes_spread_over_the_interval() {
+    let (mut roster, start) = a_hundred_up(1);
     let steady = run(&mut roster, start, 3 * INTERVAL, |_| Outcome::Passed);
     assert_eq!(steady.len(), 100, "one probe an interval each");
     for tenth in 20..30 {
@@ -131,10 +137,7 @@ fn missed_time_is_not_made_up_for() {
 
 #[test]
 fn who_never_catches_up_is_behind() {
-    let start = Instant::now();
-    let mut roster = roster();
-    roster.set((1..=100).map(|n| target("s", n, health(1, 1))).collect(), start);
-    run(&mut roster, start, 2 * INTERVAL, |_| Outcome::Passed);
+    let (mut roster, start) = a_hundred_up(1);
     // Of a hundred a second, ninety begin: one every 11 ms.
     let mut now = start + 2 * INTERVAL;
     let begin = |roster: &mut Roster, now: Instant| {
@@ -161,10 +164,7 @@ fn who_never_catches_up_is_behind() {
 
 #[test]
 fn who_may_be_dead_does_not_wait_for_a_backlog() {
-    let start = Instant::now();
-    let mut roster = roster();
-    roster.set((1..=100).map(|n| target("s", n, health(1, 3))).collect(), start);
-    run(&mut roster, start, 2 * INTERVAL, |_| Outcome::Passed);
+    let (mut roster, start) = a_hundred_up(3);
     // All are due; the first one fails, twice more at once, and nobody else's turn comes before his.
     let mut now = start + 4 * INTERVAL;
     let (id, job) = roster.take_due(now, Duration::ZERO).expect("a hundred are due");
@@ -189,11 +189,7 @@ fn who_may_be_dead_does_not_wait_for_a_backlog() {
 #[test]
 fn who_starts_early_is_not_early_the_next_time() {
     const SLACK: Duration = Duration::from_millis(3);
-    let start = Instant::now();
-    let mut roster = roster();
-    roster.set((1..=100).map(|n| target("s", n, health(1, 1))).collect(), start);
-    let settled = start + 2 * INTERVAL;
-    run(&mut roster, start, settled - start, |_| Outcome::Passed);
+    let (mut roster, _) = a_hundred_up(1);
     // From now on they are due one every 10 ms, and each time round at the same moment as before.
     let due = roster.next_due().expect("a hundred");
     for round in 0..5 {
