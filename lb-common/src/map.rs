@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 /// The version of everything in this module; it stands in the map `META`, so that a daemon knows what it finds.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The names of the maps, as the kernel shows them and the object file has those that it defines.
 pub mod name {
@@ -23,11 +23,13 @@ pub mod name {
     /// their sum is every packet ever forwarded.
     pub const PAIRS: &str = "PAIRS";
     /// Memory-mapped array of [`Counter`](super::Counter), one for each row of `BACKENDS`, of userspace only: what `PAIRS`
-    /// held when the row got its present backend.
+    /// held when the row got its present backend. Behind them what the reasons' counters held; in the last one's packets the
+    /// [life](super::BackendRow::life) that begins next.
     pub const BASELINES: &str = "BASELINES";
     /// Per-CPU array of `u64` packets, one for each [`Reason`](crate::reason::Reason).
     pub const REASONS: &str = "REASONS";
-    /// LRU hash of [`FlowEntry`](super::FlowEntry)s by flow hash: the flows that a ring alone would not send where they were.
+    /// LRU hash of [`FlowEntry`](super::FlowEntry)s: the flows that a ring alone would not send where they were. By the flow hash of
+    /// address and port, whatever of them the service's ring hashes.
     pub const FLOWS: &str = "FLOWS";
     /// Per-CPU array of [`InsertWindow`](super::InsertWindow), one for each place of `SERVICES`.
     pub const INSERTS: &str = "INSERTS";
@@ -122,16 +124,22 @@ pub struct ServiceEntry {
     pub flags: u32,
     /// Slots reserved at the ring's base: at least `ring_size`.
     pub ring_room: u32,
-    /// Rows reserved at the backends' base. A backend's number is below it.
-    pub backend_room: u32,
-    /// Of the place, not of the service in it: how many services have this as their first place and are in their second. It
-    /// is raised before such a one is inserted and lowered after it is removed.
-    pub overflow: u32,
+    /// Rows reserved at the backends' base, in groups of [`ROWS_OF_A_GROUP`]. A backend's number is below it.
+    pub backend_groups: u16,
+    /// Of the place, not of the service in it: how many services have this as their first place and are in their second, or the most
+    /// that fits. It is raised before such a one is inserted and lowered after it is removed.
+    pub overflow: u16,
+    /// How many [`time_unit`]s after its last packet a flow is forgotten: the drain time, rounded up. 0: what is remembered says nothing
+    /// of the slots as they are (no flows are, or the ring is being made anew).
+    pub idle: u32,
     /// How many flows a CPU may remember for the service in each [`time_unit`], of each kind (see [`InsertWindow`]).
     pub inserts: u32,
     /// Index in `INSERTS`: the place that the entry is in.
     pub window: u32,
 }
+
+/// How many rows the unit of [`ServiceEntry::backend_groups`] is.
+pub const ROWS_OF_A_GROUP: u32 = 4;
 
 /// Bits of [`ServiceEntry::flags`].
 pub mod flag {
@@ -157,6 +165,9 @@ pub mod flag {
 ///
 /// A flow that a moving slot sends somewhere is remembered. `current` may be [`NOBODY`] in a moving slot: its last flows end
 /// where they began, and new ones are dropped.
+///
+/// What of the flow table [counts](FlowEntry::counts) for a flow of a stable slot names the slot's owner: only then is a slot made stable.
+/// So nothing in it is wrong when the slot moves on, although a stable slot's packets neither read nor renew it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct Slot(pub u32);
@@ -262,37 +273,47 @@ impl Default for Rewrite {
 pub struct BackendRow {
     /// Which of the two rewrites is in use: its lowest bit.
     pub active: u32,
-    /// [`row_flag`]s.
-    pub flags: u32,
+    /// The number of the life that the backend is in: from when it serves (it is up, or drains) until it no longer does. No other row
+    /// and no other life of this one has the same. 0: it does not serve, and remembered flows do not go to it.
+    pub life: u32,
     /// The two copies.
     pub rewrites: [Rewrite; 2],
     /// Hash of the backend's name; 0: the row is free. Userspace finds by it which backend a number belongs to.
     pub identity: u64,
 }
 
-/// Bits of [`BackendRow::flags`].
-pub mod row_flag {
-    /// Remembered flows may go to it: it is up or drains. Without, the flow table's word for it does not count.
-    pub const SERVES: u32 = 1 << 0;
-}
-
 /// Where a flow goes, remembered.
 ///
-/// It holds as long as the row that `number` leads to belongs to the same backend and serves. So a number may be given to another
-/// backend at any time, rows may move, and a backend that was taken out and comes back finds its flows.
+/// It [counts](Self::counts) in one life of one backend, and until the flow is silent for too long. So a number may be given to another
+/// backend at any time, rows may move, and a backend that comes back, even under the same name, is not sent flows of before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct FlowEntry {
-    /// The low half of [`BackendRow::identity`].
-    pub identity: u32,
-    /// The low half of [`ServiceEntry::salt`]: whose flow it is, for userspace.
-    pub service: u32,
+    /// [`BackendRow::life`] of the backend; never 0.
+    pub life: u32,
+    /// The upper half of the flow hash as the service's ring has it: userspace finds the flow's slot by it.
+    pub place: u32,
     /// When a packet of the flow was last seen, in [`time_unit`]s.
     pub seen: u32,
     /// The backend's number within the service.
     pub number: BackendNumber,
     /// Zero.
     pub reserved: u16,
+}
+
+impl FlowEntry {
+    /// Whether it says where the flow goes, when the row that `number` leads to is in this `life`; `idle` is the service's.
+    ///
+    /// Another CPU's clock, or a reading that began a while ago, may be behind `seen`: such an entry is new.
+    #[inline(always)]
+    pub const fn counts(&self, life: u32, now: u32, idle: u32) -> bool {
+        self.life == life && now.wrapping_sub(self.seen) as i32 <= idle as i32
+    }
+
+    /// The flow's slot in a ring.
+    pub const fn slot(&self, ring_size: u32) -> u32 {
+        crate::hash::slot((self.place as u64) << 32, ring_size)
+    }
 }
 
 /// How many flows a CPU has remembered for a service within the present [`time_unit`]. New connections and established flows are
@@ -314,6 +335,16 @@ pub struct InsertWindow {
 #[inline(always)]
 pub const fn time_unit(nanoseconds: u64) -> u32 {
     (nanoseconds >> 30) as u32
+}
+
+/// [`ServiceEntry::idle`] of a drain time: a silence of as many nanoseconds is never more units than that, whenever it begins.
+pub const fn idle_units(nanoseconds: u64) -> u32 {
+    let units = (nanoseconds >> 30) + 1;
+    if units > i32::MAX as u64 {
+        i32::MAX as u32
+    } else {
+        units as u32
+    }
 }
 
 /// Packets and bytes.
@@ -345,6 +376,11 @@ impl ServiceEntry {
     #[inline(always)]
     pub const fn ring_base(&self) -> u32 {
         self.bases as u32
+    }
+
+    /// Rows reserved at the backends' base.
+    pub const fn backend_room(&self) -> u32 {
+        self.backend_groups as u32 * ROWS_OF_A_GROUP
     }
 
     /// Index in `BACKENDS` of backend number 0.

@@ -24,6 +24,7 @@ use lb_common::reason::Reason;
 
 use crate::frame::{Frame, Plain};
 use crate::tables::{Access, ByKey, LargeRing, Whole};
+use crate::track::Asked;
 
 /// The program that is attached to the interfaces, for tables that are one value each.
 #[xdp(frags)]
@@ -137,7 +138,9 @@ fn choose<P: Packet, T: Tables>(
         if P::PLAIN {
             return Err(Stop::Unusual);
         }
-        number = tables.owner(ctx, service, slot, hash, peek);
+        let flow = whole_hash(service, &flow, hash);
+        let asked = Asked { slot, peek, hash, flow };
+        number = tables.owner(ctx, service, asked);
     }
     if number == NOBODY {
         return Err(Reason::NoBackend.into());
@@ -165,6 +168,17 @@ fn hash_for(service: &ServiceEntry, flow: &Flow) -> u64 {
             port = 0;
         }
     }
+    flow_hash(&keys, service.salt, flow.v6, high, low, port)
+}
+
+/// The hash of address and port, whatever of them the service hashes.
+#[inline(always)]
+fn whole_hash(service: &ServiceEntry, flow: &Flow, hash: u64) -> u64 {
+    if service.flags & flag::HASH_FLOW == flag::HASH_FLOW {
+        return hash;
+    }
+    let keys = tables::hash_keys(flow.v6);
+    let (high, low, port) = (flow.source_high, flow.source_low, flow.source_port);
     flow_hash(&keys, service.salt, flow.v6, high, low, port)
 }
 
@@ -219,8 +233,8 @@ pub trait Tables: Access {
     /// The way of a packet that is not plain.
     fn second(self, ctx: &XdpContext) -> u32;
 
-    /// The stage for slots that are not stable; see [`track::owner`].
-    fn owner(self, ctx: &XdpContext, service: &ServiceEntry, slot: Slot, hash: u64, peek: bool) -> BackendNumber;
+    /// The stage for slots that are not stable; see [`track::decide`].
+    fn owner(self, ctx: &XdpContext, service: &ServiceEntry, asked: Asked) -> BackendNumber;
 }
 
 macro_rules! functions {
@@ -233,15 +247,10 @@ macro_rules! functions {
                 }
 
                 #[inline(always)]
-                fn owner(
-                    self,
-                    ctx: &XdpContext,
-                    service: &ServiceEntry,
-                    slot: Slot,
-                    hash: u64,
-                    peek: bool,
-                ) -> BackendNumber {
-                    $owner(ctx.as_ptr().cast(), service, slot.0, hash, peek.into()) as BackendNumber
+                fn owner(self, ctx: &XdpContext, service: &ServiceEntry, asked: Asked) -> BackendNumber {
+                    // A BPF function takes five arguments.
+                    let slot = u64::from(asked.slot.0) | u64::from(asked.peek) << 32;
+                    $owner(ctx.as_ptr().cast(), service, slot, asked.hash, asked.flow) as BackendNumber
                 }
             }
 
@@ -251,8 +260,9 @@ macro_rules! functions {
             }
 
             #[inline(never)]
-            fn $owner(ctx: *mut xdp_md, service: &ServiceEntry, slot: u32, hash: u64, peek: u64) -> u64 {
-                track::decide(ctx, service, slot, hash, peek, $tables)
+            fn $owner(ctx: *mut xdp_md, service: &ServiceEntry, slot: u64, hash: u64, flow: u64) -> u64 {
+                let (slot, peek) = (Slot(slot as u32), slot >> 32 != 0);
+                track::decide(ctx, service, Asked { slot, peek, hash, flow }, $tables)
             }
         )+
     };

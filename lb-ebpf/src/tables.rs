@@ -224,7 +224,14 @@ pub fn bases(service: &ServiceEntry) -> u64 {
     unsafe { core::ptr::read_volatile(&service.bases) }
 }
 
-/// What is remembered of a flow.
+/// The life that a backend is in, in one load.
+#[inline(always)]
+pub fn life(row: &BackendRow) -> u32 {
+    // SAFETY: an aligned field of a live map value; volatile, so that what is checked is what is used.
+    unsafe { core::ptr::read_volatile(&row.life) }
+}
+
+/// What is remembered of a flow, by the hash of its address and port.
 #[inline(always)]
 pub fn flow(hash: u64) -> Option<*mut FlowEntry> {
     FLOWS.get_ptr_mut(hash)

@@ -6,20 +6,33 @@
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::programs::XdpContext;
-use lb_common::map::{BackendNumber, FlowEntry, NOBODY, ServiceEntry, Slot, flag, row_flag, time_unit};
+use lb_common::map::{BackendNumber, FlowEntry, NOBODY, ServiceEntry, Slot, flag, time_unit};
 use lb_common::parse::{Transport, is_syn, transport};
 
 use crate::frame::Frame;
 use crate::tables::{self, Access};
+
+/// What the stage is asked, beside the service.
+#[derive(Clone, Copy)]
+pub struct Asked {
+    /// The flow's slot.
+    pub slot: Slot,
+    /// Nothing is to be remembered: it is a look-up.
+    pub peek: bool,
+    /// The hash by which the ring has the flow.
+    pub hash: u64,
+    /// The hash by which the flow is remembered: of address and port, so that connections which share a slot are told apart.
+    pub flow: u64,
+}
 
 /// The backend of a flow whose slot is not stable; [`NOBODY`] if it has none.
 ///
 /// With `peek` it is the backend that is remembered, else that of a flow that begins now, and nothing is remembered. The headers
 /// are read again here: a stable slot's packet need not keep what it does not use.
 #[inline(always)]
-pub fn decide<T: Access>(ctx: *mut xdp_md, service: &ServiceEntry, slot: u32, hash: u64, peek: u64, tables: T) -> u64 {
+pub fn decide<T: Access>(ctx: *mut xdp_md, service: &ServiceEntry, asked: Asked, tables: T) -> u64 {
     let ctx = XdpContext::new(ctx);
-    let (slot, peek) = (Slot(slot), peek != 0);
+    let Asked { slot, peek, hash, flow } = asked;
     let frame = Frame::of(&ctx);
     let Ok(Transport { offset, tcp }) = transport(&frame) else {
         return NOBODY.into();
@@ -32,13 +45,11 @@ pub fn decide<T: Access>(ctx: *mut xdp_md, service: &ServiceEntry, slot: u32, ha
     let syn = tcp && is_syn(&frame, offset);
     let now = clock();
     let bases = tables::bases(service);
-    let entry = tables::flow(hash);
-    let known = entry.and_then(|entry| remembered(tables, bases, entry, now, peek));
+    let entry = tables::flow(flow);
+    let known = entry.and_then(|entry| remembered(tables, bases, entry, service.idle, now, peek));
     let moving = !slot.is_stable() && !slot.is_settled();
-    // A new connection with the ports of an earlier one begins afresh, where it can be remembered. Without ports in the hash, a
-    // client's connections share one entry: the earlier ones still count.
-    let own_entry = service.flags & flag::HASH_PORT != 0;
-    let afresh = syn && own_entry && slot.current() != NOBODY;
+    // A new connection with the ports of an earlier one begins afresh, where it can be remembered.
+    let afresh = syn && slot.current() != NOBODY;
     if let Some(known) = known
         && !afresh
     {
@@ -53,15 +64,15 @@ pub fn decide<T: Access>(ctx: *mut xdp_md, service: &ServiceEntry, slot: u32, ha
     if to == NOBODY || peek {
         return to.into();
     }
-    // A settled slot makes no new memories: they would keep it from becoming stable. That of an earlier connection would lead the new
-    // one's next packets away, now or when its backend serves again.
+    // A settled slot makes no new memories: they would keep it from becoming stable. What is here does not count: that of an earlier
+    // connection would lead the new one's next packets away, and what is too old, or of a life that is over, is of no use any more.
     if slot.is_settled() && !always {
-        if afresh && entry.is_some() {
-            tables::forget_flow(hash);
+        if entry.is_some() {
+            tables::forget_flow(flow);
         }
         return to.into();
     }
-    if !remember(tables, service, bases, hash, to, syn, now) && afresh {
+    if !remember(tables, service, bases, &asked, to, syn, now) && afresh {
         // Its next packet will be taken for one of the flows that were there before: so must this one be.
         return known.unwrap_or(if moving { slot.previous() } else { to }).into();
     }
@@ -74,21 +85,28 @@ fn clock() -> u32 {
     time_unit(unsafe { bpf_ktime_get_coarse_ns() })
 }
 
-/// The backend that an entry remembers, if it still serves.
+/// The backend that an entry remembers, if it counts.
 #[inline(always)]
-fn remembered<T: Access>(tables: T, bases: u64, entry: *mut FlowEntry, now: u32, peek: bool) -> Option<BackendNumber> {
+fn remembered<T: Access>(
+    tables: T,
+    bases: u64,
+    entry: *mut FlowEntry,
+    idle: u32,
+    now: u32,
+    peek: bool,
+) -> Option<BackendNumber> {
     // SAFETY: a live element of the map: it may be reused for another flow at any time, and then holds that one's values,
-    // which the identity tells. Each field is read and written in one piece.
+    // which the life tells. Each field is read and written in one piece.
     unsafe {
-        let FlowEntry { identity, number, .. } = *entry;
-        let row = tables.backend((bases >> 32) + u64::from(number)).ok()?;
-        if row.identity as u32 != identity || row.flags & row_flag::SERVES == 0 {
+        let found = *entry;
+        let row = tables.backend((bases >> 32) + u64::from(found.number)).ok()?;
+        if !found.counts(tables::life(row), now, idle) {
             return None;
         }
-        if !peek && (*entry).seen != now {
+        if !peek && found.seen != now {
             (*entry).seen = now;
         }
-        Some(number)
+        Some(found.number)
     }
 }
 
@@ -98,11 +116,18 @@ fn remember<T: Access>(
     tables: T,
     service: &ServiceEntry,
     bases: u64,
-    hash: u64,
+    asked: &Asked,
     number: BackendNumber,
     new: bool,
     now: u32,
 ) -> bool {
+    let Ok(row) = tables.backend((bases >> 32) + u64::from(number)) else {
+        return false;
+    };
+    let life = tables::life(row);
+    if life == 0 {
+        return false;
+    }
     let Some(window) = tables::insert_window(service.window) else {
         return false;
     };
@@ -123,15 +148,12 @@ fn remember<T: Access>(
         }
         *count += 1;
     }
-    let Ok(row) = tables.backend((bases >> 32) + u64::from(number)) else {
-        return false;
-    };
     let entry = FlowEntry {
-        identity: row.identity as u32,
-        service: service.salt as u32,
+        life,
+        place: (asked.hash >> 32) as u32,
         seen: now,
         number,
         reserved: 0,
     };
-    tables::insert_flow(hash, &entry)
+    tables::insert_flow(asked.flow, &entry)
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use lb_common::encap::{self, Mac};
-use lb_common::map::{FAMILY_V4, FAMILY_V6, Rewrite, flag};
+use lb_common::map::{FAMILY_V4, FAMILY_V6, Rewrite, flag, idle_units};
 
 use crate::model::{Backend, Forward, HashInput, Service, Tracking, identity};
 use crate::plan::transition::Rule;
@@ -63,6 +63,7 @@ pub fn wanted(service: &Service, ring: &Ring, now: &[BackendNow]) -> WantedServi
                 0
             },
         inserts: inserts_per_cpu(service.flow_inserts),
+        idle: idle(service),
         rule: match service.tracking {
             Tracking::Adaptive => Rule::Adaptive,
             Tracking::Always => Rule::Always,
@@ -80,6 +81,16 @@ pub fn wanted_backend(backend: &Backend, now: &BackendNow) -> WantedBackend {
         identity: identity(&backend.name),
         rewrite: now.rewrite.unwrap_or_default(),
         serves: now.serves,
+    }
+}
+
+/// [`WantedService::idle`] of a service.
+pub fn idle(service: &Service) -> u32 {
+    match service.tracking {
+        Tracking::Adaptive | Tracking::Always => {
+            idle_units(u64::try_from(service.drain_time.as_nanos()).unwrap_or(u64::MAX))
+        }
+        Tracking::Never => 0,
     }
 }
 

@@ -202,7 +202,7 @@ fn unsettle(tables: &Tables, scenario: &Scenario) {
         let base = service.ring_base();
         (base..base + service.ring_size).for_each(|position| tables.set_slot(position, state(tables.slot(position))));
         if scenario.slots == Slots::Moving {
-            tables.set_flags(place, service.flags, u32::MAX);
+            tables.set_flags(place, service.flags, u32::MAX, service.idle);
         }
     }
 }

@@ -310,9 +310,9 @@ fn cpus() -> u32 {
     *CPUS.get_or_init(|| aya::util::nr_cpus().map_or(1024, |cpus| cpus as u32))
 }
 
-/// Entries of `BASELINES`: one for each row, then one for each reason.
+/// Entries of `BASELINES`: one for each row, then one for each reason, and one for the number of the life that begins next.
 pub fn baselines(lengths: Lengths) -> u32 {
-    lengths.rows + Reason::COUNT as u32
+    lengths.rows + Reason::COUNT as u32 + 1
 }
 
 /// Whether the maps pinned in `folder` can be taken over: all there, of the right shapes and of this ABI.

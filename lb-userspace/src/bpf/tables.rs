@@ -1,9 +1,9 @@
 //! The balancer's tables as memory: what plans are made from and applied to.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use lb_common::map::{BackendRow, Counter, NOBODY, Rewrite, ServiceEntry, Slot, SlotPair, row_flag};
+use lb_common::map::{BackendRow, Counter, NOBODY, ROWS_OF_A_GROUP, Rewrite, ServiceEntry, Slot, SlotPair};
 
 use super::mapping::Mapping;
 
@@ -76,7 +76,7 @@ impl Tables {
             services: Mapping::private(lengths.services)?,
             ring: Mapping::private(lengths.slots / 2)?,
             backends: Mapping::private(lengths.rows)?,
-            baselines: Mapping::private(lengths.rows)?,
+            baselines: Mapping::private(lengths.rows + 1)?,
             flows: lengths.flows,
         })
     }
@@ -122,11 +122,12 @@ impl Tables {
         self.word(place).store(0, Ordering::Release);
     }
 
-    /// Records how many services have this as their first place and are in their second.
+    /// Records how many services have this as their first place and are in their second, as far as the number fits.
     pub fn set_overflow(&self, place: u32, overflow: u32) {
         let entry = self.services.pointer(place as usize);
+        let overflow = overflow_mark(overflow);
         // SAFETY: as in `word`.
-        unsafe { AtomicU32::from_ptr(&raw mut (*entry).overflow) }.store(overflow, Ordering::Release);
+        unsafe { AtomicU16::from_ptr(&raw mut (*entry).overflow) }.store(overflow, Ordering::Release);
     }
 
     fn word(&self, place: u32) -> &AtomicU32 {
@@ -149,12 +150,13 @@ impl Tables {
         unsafe { AtomicU32::from_ptr(&raw mut (*entry).ring_size) }.store(ring_size, Ordering::Release);
     }
 
-    /// Changes what of a packet is hashed and whether all flows are remembered, and how many may be.
-    pub fn set_flags(&self, place: u32, flags: u32, inserts: u32) {
+    /// Changes what of a packet is hashed and whether all flows are remembered, how many may be, and for how long.
+    pub fn set_flags(&self, place: u32, flags: u32, inserts: u32, idle: u32) {
         let entry = self.services.pointer(place as usize);
         // SAFETY: as in `word`.
         unsafe {
             AtomicU32::from_ptr(&raw mut (*entry).inserts).store(inserts, Ordering::Release);
+            AtomicU32::from_ptr(&raw mut (*entry).idle).store(idle, Ordering::Release);
             AtomicU32::from_ptr(&raw mut (*entry).flags).store(flags, Ordering::Release);
         }
     }
@@ -165,7 +167,7 @@ impl Tables {
         // SAFETY: as in `word`.
         unsafe {
             AtomicU32::from_ptr(&raw mut (*entry).ring_room).store(ring_room, Ordering::Release);
-            AtomicU32::from_ptr(&raw mut (*entry).backend_room).store(backend_room, Ordering::Release);
+            AtomicU16::from_ptr(&raw mut (*entry).backend_groups).store(groups(backend_room), Ordering::Release);
         }
     }
 
@@ -190,15 +192,14 @@ impl Tables {
         self.backends.read(index as usize)
     }
 
-    /// Fills a row that no slot points to.
-    pub fn fill_row(&self, index: u32, identity: u64, rewrite: Rewrite, serves: bool) {
-        let flags = if serves { row_flag::SERVES } else { 0 };
+    /// Fills a row that no slot points to; `life` as [`BackendRow::life`].
+    pub fn fill_row(&self, index: u32, identity: u64, rewrite: Rewrite, life: u32) {
         self.backends.write(
             index as usize,
             BackendRow {
                 rewrites: [rewrite, rewrite],
                 identity,
-                flags,
+                life,
                 ..BackendRow::default()
             },
         );
@@ -209,12 +210,29 @@ impl Tables {
         self.backends.write(index as usize, BackendRow::default());
     }
 
-    /// Says whether remembered flows may go to a row.
-    pub fn set_serves(&self, index: u32, serves: bool) {
+    /// Ends the life that a backend is in, or begins another ([`BackendRow::life`]).
+    pub fn set_life(&self, index: u32, life: u32) {
         let row = self.backends.pointer(index as usize);
-        let flags = if serves { row_flag::SERVES } else { 0 };
         // SAFETY: as in `word`.
-        unsafe { AtomicU32::from_ptr(&raw mut (*row).flags) }.store(flags, Ordering::Release);
+        unsafe { AtomicU32::from_ptr(&raw mut (*row).life) }.store(life, Ordering::Release);
+    }
+
+    /// The number of the life that begins next. None that is in use was given since this number.
+    pub fn next_life(&self) -> u32 {
+        (self.baseline(self.last_baseline()).packets as u32).max(1)
+    }
+
+    /// Records it: before any row has one of the numbers that are taken.
+    pub fn set_next_life(&self, life: u32) {
+        let next = Counter {
+            packets: life.into(),
+            bytes: 0,
+        };
+        self.set_baseline(self.last_baseline(), next);
+    }
+
+    fn last_baseline(&self) -> u32 {
+        self.baselines.len() as u32 - 1
     }
 
     /// Changes how packets are rewritten for a live row: the copy out of use first, then the switch. Again for the same row
@@ -230,7 +248,8 @@ impl Tables {
         }
     }
 
-    /// What a row's counters are counted from; beyond the rows, what the reasons' are (see `Balancer::continue_reasons`).
+    /// What a row's counters are counted from; beyond the rows, what the reasons' are (see `Balancer::continue_reasons`), and last the
+    /// number of the life that begins next.
     pub fn baseline(&self, row: u32) -> Counter {
         self.baselines.read(row as usize)
     }
@@ -239,6 +258,17 @@ impl Tables {
     pub fn set_baseline(&self, row: u32, baseline: Counter) {
         self.baselines.write(row as usize, baseline);
     }
+}
+
+/// An overflow mark of so many: all that matters is whether it is 0, and that it is raised before and lowered after.
+pub fn overflow_mark(overflow: u32) -> u16 {
+    u16::try_from(overflow).unwrap_or(u16::MAX)
+}
+
+/// Rows as [`ServiceEntry::backend_groups`].
+pub fn groups(rows: u32) -> u16 {
+    // A service's numbers end before this does.
+    u16::try_from(rows.div_ceil(ROWS_OF_A_GROUP)).unwrap_or(u16::MAX)
 }
 
 /// Numbers of backends within a service: fewer than [`NOBODY`].

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Instant;
 
+use lb_common::map::ServiceKey;
 use tracing::{debug, info, warn};
 
 use super::kernel::Kernel;
@@ -54,16 +55,21 @@ impl Daemon {
         let (again, first): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(name, _)| self.stuck.contains_key(name));
         let mut failed = BTreeMap::new();
         let mut moved = 0;
+        let mut changed = HashSet::new();
         for (names, wanted) in [first, again].map(|group| group.into_iter().unzip::<_, _, Vec<_>, Vec<_>>()) {
             let mut left = MOST_ATTEMPTS;
             let mut write = |some: &[WantedService]| -> Result<(), String> {
-                moved += write(&mut self.kernel, some)?;
+                for (key, slots) in write(&mut self.kernel, some)? {
+                    moved += slots;
+                    changed.insert(key);
+                }
                 let keys = some.iter().map(|service| service.key);
                 self.transitions.services.extend(keys);
                 Ok(())
             };
             failed.extend(each_that_can(&names, &wanted, &mut left, &mut write));
         }
+        self.note_slots(&changed);
         let micros = begun.elapsed().as_micros();
         debug!(
             services = ready.len(),
@@ -125,12 +131,13 @@ impl Daemon {
     }
 }
 
-fn write(kernel: &mut Kernel, wanted: &[WantedService]) -> Result<usize, String> {
+/// Brings some services to what is wanted; says how many slots of each went to another owner.
+fn write(kernel: &mut Kernel, wanted: &[WantedService]) -> Result<Vec<(ServiceKey, usize)>, String> {
     let plan = kernel
         .plan(wanted, Scope::TheseOnly)
         .map_err(|error| error.to_string())?;
     kernel.apply(&plan).map_err(|error| error.to_string())?;
-    Ok(plan.summary.slots_moved)
+    Ok(plan.moved)
 }
 
 /// Writes all at once, or if that fails each half, down to the single ones; says which cannot be written, and why.
@@ -264,6 +271,7 @@ mod tests {
                 .key(),
             flags: 0,
             inserts: 0,
+            idle: 1,
             rule: Rule::Adaptive,
             ring_size: 3,
             // Serves; is out; owns a slot all the same; is draining; leaves by where packets came from.

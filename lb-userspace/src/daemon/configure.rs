@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use lb_common::map::ServiceKey;
 use tracing::{error, info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -146,6 +147,13 @@ impl Daemon {
             }
             return Err(error);
         }
+        let resized = self.world.model.services.iter().filter(|before| {
+            let now = world.service(&before.name);
+            now.is_some_and(|now| now.ring_size != before.ring_size)
+        });
+        let resized = resized.map(|service| service.key());
+        let moved = plan.iter().flat_map(|plan| plan.moved.iter().map(|(key, _)| *key));
+        let changed: HashSet<ServiceKey> = moved.chain(resized).collect();
         let gateway_changed = self.world.model.node.gateway_mac != world.model.node.gateway_mac;
         let new = world
             .model
@@ -172,6 +180,7 @@ impl Daemon {
         }
         self.transitions.forget_unnamed();
         self.transitions.services = self.world.model.services.iter().map(|service| service.key()).collect();
+        self.note_slots(&changed);
         if gateway_changed {
             match Watcher::start(self.ways.clone(), self.world.model.node.gateway_mac) {
                 Ok(watcher) => self.watcher = watcher,
@@ -264,7 +273,7 @@ impl Daemon {
         let mut services = HashSet::new();
         for write in candidate.plan.iter().flat_map(|plan| &plan.writes) {
             match write {
-                Write::FillRow { .. } | Write::SetRewrite { .. } | Write::SetServes { .. } | Write::FreeRow { .. } => {
+                Write::FillRow { .. } | Write::SetRewrite { .. } | Write::SetLife { .. } | Write::FreeRow { .. } => {
                     count("backends", 1)
                 }
                 Write::FillRing { slots, .. } => count("ring slots", slots.len()),
@@ -279,7 +288,7 @@ impl Daemon {
                         count("services", 1);
                     }
                 }
-                Write::SetOverflow { .. } | Write::Grace => {}
+                Write::SetOverflow { .. } | Write::SetNextLife { .. } | Write::Grace => {}
             }
         }
         if candidate.plan.is_none() {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use lb_common::map::{ABI_VERSION, Meta, ServiceKey, row_flag};
+use lb_common::map::{ABI_VERSION, Meta, ServiceKey};
 use lb_common::reason::Reason;
 use thiserror::Error;
 use tracing::{error, info};
@@ -372,7 +372,7 @@ pub fn serving(balancer: &Balancer, layout: &Layout, key: ServiceKey) -> Vec<u64
         return Vec::new();
     };
     let rows = (service.entry.backend_base()..).zip(&service.identities);
-    rows.filter(|(row, identity)| **identity != 0 && balancer.tables.row(*row).flags & row_flag::SERVES != 0)
+    rows.filter(|(row, identity)| **identity != 0 && balancer.tables.row(*row).life != 0)
         .map(|(_, identity)| *identity)
         .collect()
 }

@@ -29,7 +29,7 @@ pub fn step<E>(write: &Write, tables: &Tables, count: &impl Fn(u32) -> Result<Co
             row,
             identity,
             rewrite,
-            serves,
+            life,
             continues,
         } => {
             let mut baseline = count(*row)?;
@@ -39,9 +39,10 @@ pub fn step<E>(write: &Write, tables: &Tables, count: &impl Fn(u32) -> Result<Co
                 baseline.bytes = baseline.bytes.wrapping_sub(raw.bytes.wrapping_sub(from.bytes));
             }
             tables.set_baseline(*row, baseline);
-            tables.fill_row(*row, *identity, *rewrite, *serves);
+            tables.fill_row(*row, *identity, *rewrite, *life);
         }
-        Write::SetServes { row, serves } => tables.set_serves(*row, *serves),
+        Write::SetNextLife { life } => tables.set_next_life(*life),
+        Write::SetLife { row, life } => tables.set_life(*row, *life),
         Write::SetRewrite { row, rewrite } => tables.set_rewrite(*row, *rewrite),
         Write::FillRing { position, slots } => set_all(tables, (*position..).zip(slots.iter().copied())),
         Write::SetSlots { slots } => set_all(tables, slots.iter().copied()),
@@ -55,7 +56,12 @@ pub fn step<E>(write: &Write, tables: &Tables, count: &impl Fn(u32) -> Result<Co
             ring_room,
             backend_room,
         } => tables.set_rooms(*place, *ring_room, *backend_room),
-        Write::SetFlags { place, flags, inserts } => tables.set_flags(*place, *flags, *inserts),
+        Write::SetFlags {
+            place,
+            flags,
+            inserts,
+            idle,
+        } => tables.set_flags(*place, *flags, *inserts, *idle),
         Write::Grace => grace::period(),
         Write::FreeRow { row } => tables.free_row(*row),
     }

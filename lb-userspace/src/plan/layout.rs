@@ -44,7 +44,7 @@ impl Layout {
         let mut duplicates = Vec::new();
         for place in 0..lengths.services {
             let entry = tables.service(place);
-            overflow[place as usize] = entry.overflow;
+            overflow[place as usize] = entry.overflow.into();
             if entry.word == 0 {
                 continue;
             }
@@ -54,13 +54,13 @@ impl Layout {
             let (first, second) = service_places(key, tables.service_mask());
             let sound = [first, second].contains(&place)
                 && end(entry.ring_base(), entry.ring_room) <= u64::from(lengths.slots)
-                && end(entry.backend_base(), entry.backend_room) <= u64::from(lengths.rows)
+                && end(entry.backend_base(), entry.backend_room()) <= u64::from(lengths.rows)
                 && entry.ring_size <= entry.ring_room;
             if !sound || services.contains_key(&key) {
                 duplicates.push(place);
                 continue;
             }
-            let identities = (0..entry.backend_room)
+            let identities = (0..entry.backend_room())
                 .map(|n| tables.row(entry.backend_base() + n).identity)
                 .collect();
             services.insert(
@@ -74,7 +74,7 @@ impl Layout {
         }
         let used =
             |piece: fn(&ServiceEntry) -> (u32, u32)| services.values().map(|service| piece(&service.entry)).collect();
-        let rows = Regions::new(lengths.rows, used(|entry| (entry.backend_base(), entry.backend_room)));
+        let rows = Regions::new(lengths.rows, used(|entry| (entry.backend_base(), entry.backend_room())));
         let slots = Regions::new(lengths.slots, used(|entry| (entry.ring_base(), entry.ring_room)));
         Self {
             services,

@@ -3,13 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use lb_common::hash::{service_places, service_salt};
-use lb_common::map::{BackendNumber, ServiceEntry, ServiceKey, Slot, row_flag};
+use lb_common::map::{BackendNumber, ROWS_OF_A_GROUP, ServiceEntry, ServiceKey, Slot, flag};
 
 use super::layout::{InstalledService, Layout};
 use super::places;
 use super::transition::transition;
 use super::{Plan, PlanError, Scope, WantedBackend, WantedService, Write, fresh_slot, number_of};
-use crate::bpf::tables::{MOST_BACKENDS_OF_A_SERVICE, Tables};
+use crate::bpf::tables::{MOST_BACKENDS_OF_A_SERVICE, Tables, groups, overflow_mark};
 
 /// Plans the way from what the tables hold to what is wanted.
 ///
@@ -21,6 +21,7 @@ pub fn plan(tables: &Tables, wanted: &[WantedService], scope: Scope) -> Result<P
         layout: Layout::read(tables),
         plan: Plan::default(),
         freed: Vec::new(),
+        next_life: tables.next_life(),
     };
     maker.clear_duplicates();
     for service in wanted {
@@ -44,6 +45,7 @@ struct Maker<'a> {
     plan: Plan,
     /// Rows that nothing will point to; freed at the end, after a grace period.
     freed: Vec<u32>,
+    next_life: u32,
 }
 
 impl Maker<'_> {
@@ -90,8 +92,9 @@ impl Maker<'_> {
             salt: service_salt(service.key),
             flags: service.flags,
             inserts: service.inserts,
+            idle: service.idle,
             ring_room,
-            backend_room: room,
+            backend_groups: groups(room),
             ..ServiceEntry::default()
         };
         self.place(service.key, entry, wanted)?;
@@ -154,8 +157,16 @@ impl Maker<'_> {
         let mut ring_base = installed.entry.ring_base();
         let mut row_base = old_row_base;
         let leaving: Vec<BackendNumber> = leaving(&installed.identities, &wanted.backends);
+        let resized = wanted.ring_size != installed.entry.ring_size;
+        let rehashed = (wanted.flags ^ installed.entry.flags) & flag::HASH_FLOW != 0;
+        // What is remembered says nothing of slots that other flows are in, or that nobody watched.
+        let forgets = wanted.idle != 0 && (resized || rehashed || installed.entry.idle == 0);
+        if forgets || wanted.idle == 0 {
+            let entry = installed.entry;
+            self.set_flags(&mut installed, entry.flags, entry.inserts, 0);
+        }
 
-        if room > installed.entry.backend_room {
+        if room > installed.entry.backend_room() {
             row_base = self.take_rows(room)?;
             // All of the old ones come along, also those that leave: slots still name them until the ring is written.
             for (number, identity) in installed
@@ -192,16 +203,12 @@ impl Maker<'_> {
                         });
                     }
                 }
-                if row_base == old_row_base && (now.flags & row_flag::SERVES != 0) != backend.serves {
-                    self.push(Write::SetServes {
-                        row,
-                        serves: backend.serves,
-                    });
+                if row_base == old_row_base && (now.life != 0) != backend.serves {
+                    self.set_life(row, backend);
                 }
             }
         }
 
-        let resized = wanted.ring_size != installed.entry.ring_size;
         let mut ring_room = installed.entry.ring_room;
         if resized {
             // Long enough for either size: for a moment packets pick slots by the old size from the new ring.
@@ -218,7 +225,7 @@ impl Maker<'_> {
             });
         }
         // Rows first: slots of the new ring may have numbers beyond the old room.
-        let backend_room = room.max(installed.entry.backend_room);
+        let backend_room = room.max(installed.entry.backend_room());
         let (old_ring, old_ring_room) = (installed.entry.ring_base(), installed.entry.ring_room);
         self.move_to(&mut installed, row_base, backend_room, old_ring, old_ring_room);
         self.move_to(&mut installed, row_base, backend_room, ring_base, ring_room);
@@ -231,17 +238,17 @@ impl Maker<'_> {
             });
             installed.entry.ring_size = wanted.ring_size;
         } else {
-            self.change_slots(wanted, &numbers, &installed);
+            self.change_slots(wanted, &numbers, &installed, rehashed);
         }
-        if (wanted.flags, wanted.inserts) != (installed.entry.flags, installed.entry.inserts) {
-            let (flags, inserts) = (wanted.flags, wanted.inserts);
-            self.push(Write::SetFlags { place, flags, inserts });
-            installed.entry = ServiceEntry {
-                flags,
-                inserts,
-                ..installed.entry
-            };
+        if forgets {
+            self.set_flags(&mut installed, wanted.flags, wanted.inserts, 0);
+            // What packets on their way still remember is of the lives that end.
+            self.push(Write::Grace);
+            for (backend, number) in wanted.backends.iter().zip(&numbers).filter(|(one, _)| one.serves) {
+                self.set_life(row_base + u32::from(*number), backend);
+            }
         }
+        self.set_flags(&mut installed, wanted.flags, wanted.inserts, wanted.idle);
         self.freed
             .extend(leaving.iter().map(|number| row_base + u32::from(*number)));
         self.plan.summary.backends_removed += leaving.len();
@@ -272,12 +279,38 @@ impl Maker<'_> {
         *entry = ServiceEntry {
             bases,
             ring_room,
-            backend_room,
+            backend_groups: groups(backend_room),
             ..*entry
         };
     }
 
-    fn change_slots(&mut self, wanted: &WantedService, numbers: &[BackendNumber], installed: &InstalledService) {
+    fn set_flags(&mut self, service: &mut InstalledService, flags: u32, inserts: u32, idle: u32) {
+        let InstalledService { place, entry, .. } = service;
+        if (flags, inserts, idle) == (entry.flags, entry.inserts, entry.idle) {
+            return;
+        }
+        self.push(Write::SetFlags {
+            place: *place,
+            flags,
+            inserts,
+            idle,
+        });
+        *entry = ServiceEntry {
+            flags,
+            inserts,
+            idle,
+            ..*entry
+        };
+    }
+
+    /// Gives slots to their owners. Other flows are in a slot that is `rehashed`: nothing of before is kept.
+    fn change_slots(
+        &mut self,
+        wanted: &WantedService,
+        numbers: &[BackendNumber],
+        installed: &InstalledService,
+        rehashed: bool,
+    ) {
         // The slots are where they were before this plan, whatever became of the rows: a ring that stays is not moved.
         let base = installed.entry.ring_base();
         let serving = wanted
@@ -291,7 +324,11 @@ impl Maker<'_> {
             .filter_map(|(position, owner)| {
                 let now = self.tables.slot(position);
                 let alive = |number| serving.contains(&number);
-                let next = transition(now, number_of(*owner, numbers), wanted.rule, alive);
+                let next = if rehashed {
+                    fresh_slot(*owner, numbers, wanted.rule)
+                } else {
+                    transition(now, number_of(*owner, numbers), wanted.rule, alive)
+                };
                 (next != now).then_some((position, next))
             })
             .collect();
@@ -340,6 +377,10 @@ impl Maker<'_> {
         for row in std::mem::take(&mut self.freed) {
             self.push(Write::FreeRow { row });
         }
+        // Before any of them is given: a daemon that stops halfway gives none again.
+        if self.next_life != self.tables.next_life() {
+            self.plan.writes.insert(0, Write::SetNextLife { life: self.next_life });
+        }
         // Marks were only raised above; those that are too high now come down to what is true.
         let mask = self.tables.service_mask();
         let mut counts: HashMap<u32, u32> = HashMap::new();
@@ -353,6 +394,7 @@ impl Maker<'_> {
         }
         for place in 0..self.layout.overflow.len() {
             let overflow = counts.get(&(place as u32)).copied().unwrap_or(0);
+            let overflow = u32::from(overflow_mark(overflow));
             if self.layout.overflow[place] != overflow {
                 self.push(Write::SetOverflow {
                     place: place as u32,
@@ -362,12 +404,31 @@ impl Maker<'_> {
         }
     }
 
+    /// A life that no row was ever in.
+    fn new_life(&mut self) -> u32 {
+        let life = self.next_life;
+        self.next_life = life.wrapping_add(1).max(1);
+        life
+    }
+
+    fn set_life(&mut self, row: u32, backend: &WantedBackend) {
+        let life = if backend.serves { self.new_life() } else { 0 };
+        self.push(Write::SetLife { row, life });
+    }
+
+    /// Fills a row that a slot may name later; its backend goes on with the life that it has in another one, if so.
     fn fill_row(&mut self, row: u32, backend: &WantedBackend, continues: Option<u32>) {
+        let goes_on = continues.map(|old| self.tables.row(old).life).filter(|life| *life != 0);
+        let life = match goes_on {
+            _ if !backend.serves => 0,
+            Some(life) => life,
+            None => self.new_life(),
+        };
         self.push(Write::FillRow {
             row,
             identity: backend.identity,
             rewrite: backend.rewrite,
-            serves: backend.serves,
+            life,
             continues,
         });
     }
@@ -395,7 +456,7 @@ impl Maker<'_> {
 const SLOTS_OF_A_LINE: u32 = 16;
 
 fn rows_for(backends: usize) -> Result<u32, PlanError> {
-    let rows = backends.max(1).next_multiple_of(4);
+    let rows = backends.max(1).next_multiple_of(ROWS_OF_A_GROUP as usize);
     if backends > MOST_BACKENDS_OF_A_SERVICE as usize {
         Err(PlanError::Numbers(backends))
     } else {
@@ -423,7 +484,7 @@ fn assign_numbers(identities: &[u64], backends: &[WantedBackend]) -> Result<(Vec
             return Err(PlanError::Numbers(number.saturating_add(1)));
         }
         if number >= room {
-            room = (number + 1).next_multiple_of(4);
+            room = (number + 1).next_multiple_of(ROWS_OF_A_GROUP as usize);
         }
         numbers.push(number as BackendNumber);
     }

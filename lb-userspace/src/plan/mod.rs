@@ -5,7 +5,9 @@
 //!
 //! - a ring is filled before a service points to it, and a row before a slot does;
 //! - what was freed is not written again within the plan, so that no packet on its way reads it;
-//! - a row is freed after a grace period since the last slot that named it.
+//! - a row is freed after a grace period since the last slot that named it;
+//! - what is remembered of flows counts only for slots that have not been made anew since: where a ring's size or hash changes, or flows are
+//!   remembered again, `idle` is 0 until each backend is in a new life.
 //!
 //! The tables describe themselves (a service's entry holds its key and regions, a row its backend's identity), so a daemon
 //! that starts where another one stopped reads what is installed and plans from there.
@@ -33,6 +35,8 @@ pub struct WantedService {
     pub flags: u32,
     /// How many flows a CPU may remember in each time unit, of each kind.
     pub inserts: u32,
+    /// After how many time units without a packet a flow is forgotten; 0 by [`Rule::Never`], and by no other.
+    pub idle: u32,
     /// Which flows are remembered.
     pub rule: Rule,
     /// Slots of the ring: `owners.len()`.
@@ -75,13 +79,15 @@ pub enum Write {
         row: u32,
         identity: u64,
         rewrite: Rewrite,
-        serves: bool,
+        life: u32,
         continues: Option<u32>,
     },
     /// Changes the rewrite of a live row.
     SetRewrite { row: u32, rewrite: Rewrite },
-    /// Says whether remembered flows may go to a row.
-    SetServes { row: u32, serves: bool },
+    /// Records that lives below this number are given.
+    SetNextLife { life: u32 },
+    /// Ends the life that a row's backend is in, or begins another.
+    SetLife { row: u32, life: u32 },
     /// Fills a region that no service points to.
     FillRing { position: u32, slots: Vec<Slot> },
     /// Changes slots of a live ring.
@@ -102,8 +108,13 @@ pub enum Write {
         ring_room: u32,
         backend_room: u32,
     },
-    /// Sets the flags and the bound on remembered flows.
-    SetFlags { place: u32, flags: u32, inserts: u32 },
+    /// Sets the flags, the bound on remembered flows, and how long they count.
+    SetFlags {
+        place: u32,
+        flags: u32,
+        inserts: u32,
+        idle: u32,
+    },
     /// Waits until no packet can be reading what was made unreachable.
     Grace,
     /// Frees a row that nothing points to.

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 
 use lb_common::encap;
 use lb_common::hash::service_places;
-use lb_common::map::{Counter, NOBODY, Rewrite, ServiceEntry, ServiceKey};
+use lb_common::map::{Counter, NOBODY, Rewrite, ServiceEntry, ServiceKey, flag};
 use proptest::prelude::*;
 
 use super::layout::Layout;
@@ -26,7 +26,7 @@ fn owners(tables: &Tables, key: ServiceKey) -> Option<Vec<Option<u64>>> {
         let slot = tables.slot(entry.ring_base() + n);
         if slot.previous() != NOBODY {
             assert!(
-                u32::from(slot.previous()) < entry.backend_room,
+                u32::from(slot.previous()) < entry.backend_room(),
                 "slot {n} goes on to number {}",
                 slot.previous()
             );
@@ -36,9 +36,9 @@ fn owners(tables: &Tables, key: ServiceKey) -> Option<Vec<Option<u64>>> {
         let number = slot.current();
         (number != NOBODY).then(|| {
             assert!(
-                u32::from(number) < entry.backend_room,
+                u32::from(number) < entry.backend_room(),
                 "slot {n} names number {number} of {}",
-                entry.backend_room
+                entry.backend_room()
             );
             let row = tables.row(entry.backend_base() + u32::from(number));
             assert_ne!(row.identity, 0, "slot {n} names a freed row");
@@ -64,6 +64,9 @@ fn rewrite(identity: u64, version: u32) -> Rewrite {
 
 fn service(n: u8, ring_size: u32, version: u32, backends: &BTreeSet<u8>, out: u8) -> WantedService {
     let identity = |name: u8| (u64::from(n) << 8) | (u64::from(name) + 1);
+    // Some change it with the version.
+    let rules = [Rule::Never, Rule::Adaptive, Rule::Always];
+    let rule = rules[(usize::from(n) + usize::from(n < 8) * version as usize) % 3];
     let backends: Vec<WantedBackend> = backends
         .iter()
         .map(|name| WantedBackend {
@@ -85,7 +88,8 @@ fn service(n: u8, ring_size: u32, version: u32, backends: &BTreeSet<u8>, out: u8
         key: key(n),
         flags: version % 4,
         inserts: 7,
-        rule: [Rule::Never, Rule::Adaptive, Rule::Always][usize::from(n) % 3],
+        idle: if rule == Rule::Never { 0 } else { 3 },
+        rule,
         ring_size,
         owners: (0..ring_size).map(owner).collect(),
         backends,
@@ -111,9 +115,64 @@ fn make(tables: &Tables, write: &Write) {
     }
 }
 
+/// Every life that was ever seen: whose it is, of which service, and whether it is over.
+#[derive(Default)]
+struct Lives(HashMap<u32, (ServiceKey, u64, bool)>);
+
+impl Lives {
+    /// Looks at every backend of every service: a life is one backend's, and none that is over begins again.
+    fn look(&mut self, tables: &Tables) {
+        let mut present = BTreeSet::new();
+        for (key, service) in Layout::read(tables).services {
+            for (row, identity) in (service.entry.backend_base()..).zip(service.identities) {
+                let life = tables.row(row).life;
+                if life == 0 {
+                    continue;
+                }
+                assert_ne!(identity, 0, "a free row is in a life");
+                assert!(life < tables.next_life(), "life {life} would be given again");
+                assert!(present.insert(life), "life {life} is of two backends");
+                let known = *self.0.entry(life).or_insert((key, identity, false));
+                assert_eq!(known, (key, identity, false), "life {life} is another's, or over");
+            }
+        }
+        for (life, (_, _, over)) in &mut self.0 {
+            *over |= !present.contains(life);
+        }
+    }
+
+    /// The life of a backend, now.
+    fn of(&self, service: ServiceKey, identity: u64) -> Option<u32> {
+        let mut lives = self.0.iter();
+        let found = lives.find(|(_, known)| **known == (service, identity, false));
+        found.map(|(life, _)| *life)
+    }
+}
+
+/// What is remembered of a service's flows counts after a change as before it: its slots are looked after all the time.
+fn goes_on(before: &WantedService, after: &WantedService) -> bool {
+    let same_slots = before.ring_size == after.ring_size && (before.flags ^ after.flags) & flag::HASH_FLOW == 0;
+    same_slots && before.idle != 0 && after.idle != 0
+}
+
 /// Carries a plan out write by write and looks at every service after each.
-fn carry_out(tables: &Tables, before: &BTreeMap<u8, WantedService>, after: &BTreeMap<u8, WantedService>, plan: &Plan) {
+fn carry_out(
+    tables: &Tables,
+    lives: &mut Lives,
+    before: &BTreeMap<u8, WantedService>,
+    after: &BTreeMap<u8, WantedService>,
+    plan: &Plan,
+) {
     let mut frozen: BTreeSet<u32> = BTreeSet::new();
+    let serving = |service: &WantedService| -> Vec<u64> {
+        let serving = service.backends.iter().filter(|backend| backend.serves);
+        serving.map(|backend| backend.identity).collect()
+    };
+    let earlier: HashMap<(u8, u64), u32> = before
+        .iter()
+        .flat_map(|(n, service)| serving(service).into_iter().map(|identity| (*n, identity)))
+        .map(|(n, identity)| ((n, identity), lives.of(key(n), identity).expect("it serves")))
+        .collect();
     for write in &plan.writes {
         match write {
             Write::Grace => frozen.clear(),
@@ -128,6 +187,7 @@ fn carry_out(tables: &Tables, before: &BTreeMap<u8, WantedService>, after: &BTre
             _ => {}
         }
         make(tables, write);
+        lives.look(tables);
         for n in before.keys().chain(after.keys()) {
             let known = |wish: Option<&WantedService>| -> BTreeSet<u64> {
                 wish.iter()
@@ -147,6 +207,23 @@ fn carry_out(tables: &Tables, before: &BTreeMap<u8, WantedService>, after: &BTre
                     old.is_none() || new.is_none(),
                     "service {n} cannot be found for a moment"
                 ),
+            }
+        }
+    }
+    for (n, service) in after {
+        let entry = Layout::read(tables).services[&key(*n)].entry;
+        assert_eq!((entry.idle, entry.flags), (service.idle, service.flags));
+        for identity in serving(service) {
+            let life = lives.of(key(*n), identity).expect("it serves");
+            let Some(old) = earlier.get(&(*n, identity)) else {
+                continue;
+            };
+            let kept = before.get(n).is_some_and(|before| goes_on(before, service));
+            // Without memory nothing begins anew until there is some.
+            if kept {
+                assert_eq!(life, *old, "{identity} of service {n} never ceased to serve");
+            } else if service.idle != 0 {
+                assert_ne!(life, *old, "what was remembered of service {n} counts for other slots");
             }
         }
     }
@@ -192,6 +269,7 @@ proptest! {
     fn every_prefix_of_every_plan_is_sound(steps in steps()) {
         let tables = tables();
         let mut before = BTreeMap::new();
+        let mut lives = Lives::default();
         for step in steps {
             let after: BTreeMap<u8, WantedService> = step
                 .into_iter()
@@ -199,7 +277,7 @@ proptest! {
                 .collect();
             let wanted: Vec<WantedService> = after.values().cloned().collect();
             let plan = plan(&tables, &wanted, Scope::Everything).expect("there is room");
-            carry_out(&tables, &before, &after, &plan);
+            carry_out(&tables, &mut lives, &before, &after, &plan);
             let again = super::make::plan(&tables, &wanted, Scope::Everything).expect("there is room");
             prop_assert!(again.is_empty(), "nothing is left to do, yet {:?}", again.writes);
             before = after;
@@ -209,6 +287,7 @@ proptest! {
     #[test]
     fn a_daemon_that_stops_anywhere_leaves_what_the_next_one_can_finish(steps in steps(), stop in 0..100_usize) {
         let tables = tables();
+        let mut lives = Lives::default();
         for step in steps {
             let wanted: Vec<WantedService> = step
                 .into_iter()
@@ -217,9 +296,13 @@ proptest! {
             let half = plan(&tables, &wanted, Scope::Everything).expect("there is room");
             for write in half.writes.iter().take(half.writes.len() * stop / 100) {
                 make(&tables, write);
+                lives.look(&tables);
             }
             let rest = plan(&tables, &wanted, Scope::Everything).expect("there is room");
-            rest.writes.iter().for_each(|write| make(&tables, write));
+            for write in &rest.writes {
+                make(&tables, write);
+                lives.look(&tables);
+            }
             for service in &wanted {
                 prop_assert_eq!(owners(&tables, service.key), Some(identities(service)));
             }
@@ -349,4 +432,73 @@ fn an_entry_that_points_outside_is_removed() {
     tables.insert_service(place, entry);
     let cleaned = plan(&tables, &[], Scope::Everything).expect("room");
     assert_eq!(cleaned.writes, [Write::Remove { place }, Write::Grace]);
+}
+
+/// A backend that leaves the file and comes back under the same name, into the same row or another: nothing of before is its own.
+#[test]
+fn who_comes_back_is_in_another_life() {
+    let tables = tables();
+    let serve = |backends: &[u8], out: u8| {
+        let wanted = service(1, 13, 0, &backends.iter().copied().collect(), out);
+        let Ok(()) = apply::apply(
+            &plan(&tables, &[wanted], Scope::Everything).expect("room"),
+            &tables,
+            no_counts,
+        );
+        let installed = &Layout::read(&tables).services[&key(1)];
+        let number = installed.identities.iter().position(|identity| *identity == 1 << 8 | 2);
+        let row = |number: usize| installed.entry.backend_base() + number as u32;
+        number.map(|number| (row(number), tables.row(row(number)).life))
+    };
+    let (row, first) = serve(&[0, 1], 99).expect("there");
+    assert!(first != 0);
+    assert_eq!(
+        serve(&[0, 1, 2], 99),
+        Some((row, first)),
+        "it is the same while it stays"
+    );
+    assert_eq!(serve(&[0, 1], 1), Some((row, 0)), "it is down");
+    let (again, second) = serve(&[0, 1], 99).expect("there");
+    assert!(again == row && second > first, "it is back: {second} after {first}");
+    assert_eq!(serve(&[0], 99), None);
+    let (again, third) = serve(&[0, 1], 99).expect("there");
+    assert!(again == row && third > second, "it was removed: {third} after {second}");
+    let (moved, same) = serve(&(0..12).collect::<Vec<_>>(), 99).expect("there");
+    assert!(moved != row && same == third, "its row moves, and it goes on");
+}
+
+/// Where a plan that makes the slots anew is stopped, nothing that is remembered counts until the next one is through.
+#[test]
+fn memory_of_other_slots_ends_however_far_a_plan_comes() {
+    let mut changed = service(1, 13, 0, &[1, 2, 3].into(), 99);
+    let ways: [fn(&mut WantedService); 3] = [
+        |service| (service.ring_size, service.owners) = (31, (0..31).map(|slot| slot % 3).collect()),
+        |service| service.flags ^= flag::HASH_PORT,
+        |service| service.flags ^= flag::HASH_FLOW,
+    ];
+    for way in ways {
+        let before = service(1, 13, 0, &[1, 2, 3].into(), 99);
+        changed.clone_from(&before);
+        way(&mut changed);
+        for stop in 0.. {
+            let tables = tables();
+            let Ok(()) = apply::apply(
+                &plan(&tables, std::slice::from_ref(&before), Scope::Everything).expect("room"),
+                &tables,
+                no_counts,
+            );
+            let lives = || -> Vec<u32> { (0..3).map(|row| tables.row(row).life).collect() };
+            let old = lives();
+            let first = plan(&tables, std::slice::from_ref(&changed), Scope::Everything).expect("room");
+            first.writes.iter().take(stop).for_each(|write| make(&tables, write));
+            let rest = plan(&tables, std::slice::from_ref(&changed), Scope::Everything).expect("room");
+            rest.writes.iter().for_each(|write| make(&tables, write));
+            let entry = Layout::read(&tables).services[&key(1)].entry;
+            assert_eq!((entry.idle, entry.flags), (changed.idle, changed.flags));
+            assert!(lives().iter().all(|life| !old.contains(life)), "stopped after {stop}");
+            if stop >= first.writes.len() {
+                break;
+            }
+        }
+    }
 }

@@ -130,6 +130,7 @@ fn service(key: ServiceKey, flags: u32, rewrites: &[Rewrite], owner: impl Fn(u16
     });
     WantedService {
         inserts: 0,
+        idle: 300,
         rule: Rule::Adaptive,
         key,
         flags,
@@ -211,7 +212,7 @@ impl Edge {
     pub(crate) fn second_places(&self) -> u32 {
         let tables = &self.balancer.tables;
         (0..tables.lengths().services)
-            .map(|place| tables.service(place).overflow)
+            .map(|place| u32::from(tables.service(place).overflow))
             .sum()
     }
 

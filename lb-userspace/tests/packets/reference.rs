@@ -72,17 +72,15 @@ impl World<'_> {
 
     /// Says what a look-up should answer: a row, or why there is none.
     pub(crate) fn answer(&self, frame: &[u8]) -> Result<u32, Reason> {
-        let Found {
-            service, hash, slot, ..
-        } = self.find(frame)?;
-        self.row_of(&service, self.peek(frame, &service, slot, hash))
+        let found = self.find(frame)?;
+        self.row_of(&found.service, self.peek(frame, &found))
     }
 
     /// What a frame meets, for people.
     pub(crate) fn describe(&self, frame: &[u8]) -> String {
         match self.find(frame) {
             Ok(found) => {
-                let known = self.memory.flows.get(&found.hash);
+                let known = self.memory.flows.get(&self.key(&found));
                 format!(
                     "{:?}, hash {:#x}, {:?}, remembered {known:?}",
                     found.service, found.hash, found.slot
@@ -93,14 +91,12 @@ impl World<'_> {
     }
 
     fn forward(&self, frame: &[u8], change: &mut Change) -> Result<Outcome, Reason> {
-        let Found {
-            service,
-            flow,
-            hash,
-            slot,
-        } = self.find(frame)?;
-        let (number, changed) = self.owner(frame, &service, slot, hash);
+        let found = self.find(frame)?;
+        let (number, changed) = self.owner(frame, &found);
         *change = changed;
+        let Found {
+            service, flow, hash, ..
+        } = found;
         let row_index = self.row_of(&service, number)?;
         let row = self.tables.row(row_index);
         let rewrite = row.rewrites[row.active as usize & 1];

@@ -1,5 +1,6 @@
 //! What becomes of flows whose slots are not stable, packet by packet.
 
+use aya::maps::{HashMap as KernelHash, Map, MapData};
 use lb_common::encap;
 use lb_common::map::{BackendNumber, FlowEntry, Meta, NOBODY, ServiceKey, Slot, flag};
 use lb_common::reason::Reason;
@@ -18,6 +19,8 @@ const NEW: BackendNumber = 1;
 const OTHER: BackendNumber = 2;
 const RING: u32 = 13;
 const PLENTY: u32 = 1_000_000;
+/// Time units: longer than a test takes.
+const IDLE: u32 = 300;
 
 /// One TCP service (port 80) and one UDP service (port 53) of three backends, all slots in one state.
 struct Bench {
@@ -48,6 +51,7 @@ impl Bench {
                 key: ServiceKey::v4([192, 0, 2, 10], protocol, [0, port]),
                 flags,
                 inserts,
+                idle: IDLE,
                 rule: Rule::Adaptive,
                 ring_size: RING,
                 backends: (0..3).map(backend).collect(),
@@ -72,10 +76,24 @@ impl Bench {
         (0..self.balancer.tables.lengths().slots).for_each(|position| self.balancer.tables.set_slot(position, slot));
     }
 
-    /// Says whether a backend of both services serves.
+    /// A backend of both services serves from now on, or no longer.
     fn serves(&self, number: BackendNumber, serves: bool) {
+        let tables = &self.balancer.tables;
         for base in [0, self.rows] {
-            self.balancer.tables.set_serves(base + u32::from(number), serves);
+            let life = if serves { tables.next_life() } else { 0 };
+            tables.set_next_life(life.max(tables.next_life()) + 1);
+            tables.set_life(base + u32::from(number), life);
+        }
+    }
+
+    /// Time passes: whatever is remembered was seen so many units earlier.
+    fn pass(&self, units: u32) {
+        let memory = self.memory_with(|entry| entry);
+        let data = MapData::from_fd(self.balancer.flows_fd().unwrap()).unwrap();
+        let mut flows = KernelHash::<_, u64, FlowEntry>::try_from(Map::LruHashMap(data)).unwrap();
+        for (hash, entry) in memory {
+            let seen = entry.seen.wrapping_sub(units);
+            flows.insert(hash, FlowEntry { seen, ..entry }, 0).unwrap();
         }
     }
 
@@ -116,9 +134,13 @@ impl Bench {
 
     /// All that is remembered, without the time.
     fn memory(&self) -> Vec<(u64, FlowEntry)> {
+        self.memory_with(|entry| FlowEntry { seen: 0, ..entry })
+    }
+
+    fn memory_with(&self, as_seen: impl Fn(FlowEntry) -> FlowEntry) -> Vec<(u64, FlowEntry)> {
         let mut memory = Vec::new();
         flows::sweep(&self.balancer.flows_fd().unwrap(), |hash, entry| {
-            memory.push((hash, FlowEntry { seen: 0, ..entry }));
+            memory.push((hash, as_seen(entry)));
             Keep::Yes
         })
         .unwrap();
@@ -241,7 +263,7 @@ fn memory_of_one_that_does_not_serve_does_not_count() {
     bench
         .balancer
         .tables
-        .fill_row(u32::from(OLD), 99, backend(9).rewrite, true);
+        .fill_row(u32::from(OLD), 99, backend(9).rewrite, 99);
     assert_eq!(bench.goes(&data(1)), NEW);
 }
 
@@ -278,14 +300,118 @@ fn datagrams_go_to_the_owner_unless_every_flow_is_remembered() {
     assert_eq!((bench.goes(&datagram(2)), bench.goes(&data(2))), (NEW, NEW));
 }
 
+/// A client whose connections share a slot: each is remembered for itself.
 #[test]
-fn a_client_that_is_hashed_whole_has_one_memory() {
-    let bench = Bench::with(Slot::moving(NEW, OLD), flag::HASH_ADDRESS, PLENTY);
+fn connections_of_a_client_that_is_hashed_whole_are_told_apart() {
+    for hash in [flag::HASH_ADDRESS, 0] {
+        let bench = Bench::with(Slot::moving(NEW, OLD), hash, PLENTY);
+        // The one from before is silent while the next begins.
+        assert_eq!((bench.goes(&syn(2)), bench.goes(&data(2))), (NEW, NEW));
+        assert_eq!((bench.goes(&data(1)), bench.goes(&data(2))), (OLD, NEW));
+        // Who drains gets nothing new, however busy the client is.
+        assert_eq!((bench.goes(&syn(3)), bench.goes(&data(3))), (NEW, NEW));
+        assert_eq!(bench.remembered(), [OLD, NEW, NEW]);
+        bench.all_slots(Slot::settled(OTHER));
+        let went = [data(1), data(2), data(3), data(4), syn(1)].map(|frame| bench.goes(&frame));
+        assert_eq!(went, [OLD, NEW, NEW, OTHER, OTHER]);
+    }
+}
+
+/// A rolling restart: drained, stopped, started again while it still drains.
+#[test]
+fn memory_of_an_earlier_life_does_not_count() {
+    for hash in [flag::HASH_FLOW, flag::HASH_ADDRESS, 0] {
+        let bench = Bench::with(Slot::moving(NEW, OLD), hash, PLENTY);
+        assert_eq!((bench.goes(&data(1)), bench.goes(&data(2))), (OLD, OLD));
+        bench.serves(OLD, false);
+        bench.all_slots(Slot::settled(NEW));
+        assert_eq!((bench.goes(&syn(3)), bench.goes(&data(3))), (NEW, NEW));
+        // This one's beginning was not seen: it began when the slot was stable, say.
+        assert_eq!(bench.goes(&data(1)), NEW);
+        bench.serves(OLD, true);
+        for slot in [Slot::settled(NEW), Slot::moving(OTHER, NEW), Slot::settled(OTHER)] {
+            bench.all_slots(slot);
+            let went = [data(3), data(1), data(2)].map(|frame| bench.goes(&frame));
+            assert_eq!(went, [NEW, NEW, NEW], "{slot:?}, hash {hash}");
+        }
+    }
+}
+
+/// Ports are used again while the slot is stable: the program does not see how the next connection begins.
+#[test]
+fn a_port_that_is_used_again_in_a_stable_slot_is_not_led_back() {
+    let bench = Bench::new(Slot::moving(NEW, OLD));
+    assert_eq!((bench.goes(&data(1)), bench.goes(&data(2))), (OLD, OLD));
+    bench.serves(OLD, false);
+    bench.all_slots(Slot::stable(NEW));
+    assert_eq!((bench.goes(&syn(1)), bench.goes(&data(1))), (NEW, NEW));
+    bench.serves(OLD, true);
+    bench.all_slots(Slot::moving(OLD, NEW));
+    assert_eq!((bench.goes(&data(1)), bench.goes(&syn(2))), (NEW, OLD));
+}
+
+/// The same port, its backend never failed, and the drain time has passed since the earlier connection's last packet.
+#[test]
+fn memory_counts_for_the_drain_time() {
+    for flags in [flag::HASH_FLOW, flag::HASH_ADDRESS] {
+        let bench = Bench::with(Slot::moving(NEW, OLD), flags, PLENTY);
+        let remember = |ports: [u16; 3]| {
+            bench.all_slots(Slot::moving(NEW, OLD));
+            assert_eq!(ports.map(|port| bench.goes(&data(port))), [OLD; 3]);
+        };
+        remember([1, 2, 3]);
+        bench.pass(IDLE - 1);
+        // One that speaks is not forgotten.
+        assert_eq!(bench.goes(&data(1)), OLD);
+        // The clock may go on once between two packets here.
+        bench.pass(2);
+        for slot in [Slot::moving(OTHER, NEW), Slot::settled(OTHER)] {
+            bench.all_slots(slot);
+            assert_eq!((bench.goes(&data(1)), bench.goes(&data(2))), (OLD, NEW), "{slot:?}");
+        }
+        // The first packet of a settled slot forgets what does not count.
+        assert_eq!(bench.goes(&data(3)), OTHER);
+        assert_eq!(bench.remembered(), [OLD, NEW]);
+    }
+    // Another CPU has seen it a moment later than this one's clock says: it counts.
+    let bench = Bench::new(Slot::moving(NEW, OLD));
     assert_eq!(bench.goes(&data(1)), OLD);
-    // Its next connection, too: the two share an entry, and the first must not break.
+    bench.pass(u32::MAX - 1);
+    bench.all_slots(Slot::settled(NEW));
+    assert_eq!(bench.goes(&data(1)), OLD);
+}
+
+#[test]
+fn where_every_flow_is_remembered_memory_has_the_same_limits() {
+    let always = flag::HASH_FLOW | flag::TRACK_ALWAYS;
+    let bench = Bench::with(Slot::settled(OLD), always, PLENTY);
+    let (tcp, udp) = (data(1), datagram(1));
+    assert_eq!((bench.goes(&tcp), bench.goes(&udp)), (OLD, OLD));
+    bench.all_slots(Slot::moving(NEW, OTHER));
+    assert_eq!((bench.goes(&tcp), bench.goes(&udp)), (OLD, OLD));
+    bench.serves(OLD, false);
+    bench.serves(OLD, true);
     assert_eq!(
-        (bench.goes(&syn(2)), bench.goes(&data(2)), bench.goes(&data(1))),
-        (OLD, OLD, OLD)
+        (bench.goes(&tcp), bench.goes(&udp)),
+        (OTHER, OTHER),
+        "of an earlier life"
     );
-    assert_eq!(bench.remembered(), [OLD]);
+    bench.pass(IDLE + 2);
+    bench.all_slots(Slot::settled(NEW));
+    assert_eq!((bench.goes(&tcp), bench.goes(&udp)), (NEW, NEW), "too old");
+    assert_eq!(bench.remembered(), [NEW, NEW]);
+}
+
+/// A slot may name for a moment who serves no longer: that is not remembered, or it would count when he is back.
+#[test]
+fn what_is_sent_to_one_that_does_not_serve_is_not_remembered() {
+    // The look-up takes what is not remembered for a flow that begins.
+    let bench = Bench::with(Slot::moving(NEW, OLD), flag::HASH_FLOW, PLENTY - 1);
+    bench.serves(OLD, false);
+    bench.serves(NEW, false);
+    assert_eq!((bench.goes(&data(1)), bench.goes(&data(2))), (OLD, OLD));
+    assert!(bench.remembered().is_empty());
+    bench.serves(NEW, true);
+    bench.all_slots(Slot::settled(NEW));
+    assert_eq!((bench.goes(&data(1)), bench.goes(&data(2))), (NEW, NEW));
 }

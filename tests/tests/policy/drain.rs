@@ -7,7 +7,7 @@ use lb_tests::load::Session;
 use super::*;
 
 /// Asks each; how many are broken.
-fn broken(sessions: &mut [(Session, String)]) -> usize {
+pub(super) fn broken(sessions: &mut [(Session, String)]) -> usize {
     let mut broken = 0;
     for (session, name) in sessions {
         broken += usize::from(session.ask(0).ok().as_ref() != Some(name));

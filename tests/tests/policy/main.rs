@@ -7,6 +7,7 @@ mod drain;
 mod eviction;
 mod failing;
 mod followed;
+mod memory;
 mod restart;
 mod ways;
 

@@ -6,12 +6,12 @@ use aya::maps::{HashMap as KernelHash, Map, MapData, PerCpuArray};
 use fastrand::Rng;
 use lb_common::hash::HashKeys;
 use lb_common::map::{BackendNumber, Counter, FlowEntry, InsertWindow, Meta, NOBODY, Rewrite};
-use lb_common::map::{ServiceEntry, ServiceKey, Slot, flag, name, row_flag, time_unit};
+use lb_common::map::{ServiceEntry, ServiceKey, Slot, flag, name, time_unit};
 use lb_common::reason::Reason;
 use lb_tests::packet::assert_same;
 use lb_userspace::bpf::flows::{self, Keep};
 use lb_userspace::bpf::program::{Balancer, Settings};
-use lb_userspace::bpf::tables::Lengths;
+use lb_userspace::bpf::tables::{Lengths, Tables};
 use lb_userspace::object;
 use lb_userspace::plan::apply::{apply, rows_used};
 use lb_userspace::plan::make::plan;
@@ -206,7 +206,7 @@ impl Fleet {
                 for position in slots(rng) {
                     let serves = |number: BackendNumber| {
                         let row = service.backend_base() + u32::from(number);
-                        number < BACKENDS && tables.row(row).flags & row_flag::SERVES != 0
+                        number < BACKENDS && tables.row(row).life != 0
                     };
                     tables.set_slot(position, transition(tables.slot(position), wanted, rule, serves));
                 }
@@ -228,12 +228,27 @@ impl Fleet {
             9 => {
                 slots(rng).for_each(|position| tables.set_slot(position, Slot::stable(tables.slot(position).current())))
             }
-            10 | 11 => tables.set_serves(row, rng.u8(..4) != 0),
-            // Another backend under the same number.
-            12 => tables.fill_row(row, rng.u64(1..), way(v6, self.device[0], rng), rng.u8(..4) != 0),
+            // One dies, or dies and comes back, or comes back.
+            10 | 11 => tables.set_life(row, life(tables, rng.u8(..4) != 0)),
+            // Another backend under the same number; or the same one, which had left the file.
+            12 => {
+                let identity = [tables.row(row).identity, rng.u64(1..)][rng.usize(..2)];
+                let life = life(tables, rng.u8(..4) != 0);
+                tables.fill_row(row, identity, way(v6, self.device[0], rng), life);
+            }
             13 => tables.set_rewrite(row, way(v6, self.device[0], rng)),
-            14 => tables.set_flags(place, rng.u32(..=flag::HASH_FLOW | flag::TRACK_ALWAYS), service.inserts),
-            _ => tables.set_flags(place, service.flags, [0, 1, 10, 1_000_000, 1_000_000][rng.usize(..5)]),
+            14 => {
+                let flags = rng.u32(..=flag::HASH_FLOW | flag::TRACK_ALWAYS);
+                tables.set_flags(place, flags, service.inserts, service.idle);
+            }
+            _ => {
+                let inserts = [0, 1, 10, 1_000_000, 1_000_000][rng.usize(..5)];
+                let idle = [0, 2, 300, 300, i32::MAX as u32][rng.usize(..5)];
+                tables.set_flags(place, service.flags, inserts, idle);
+            }
+        }
+        if rng.u8(..64) == 0 {
+            self.pass([1, 2, 150, 300, u32::MAX][rng.usize(..5)]);
         }
         if self.memory.flows.len() > MOST_REMEMBERED || rng.u8(..128) == 0 {
             self.forget(rng);
@@ -249,6 +264,14 @@ impl Fleet {
         self.memory.flows.retain(|hash, _| keeps(*hash));
     }
 
+    /// Time passes, as far as the memory is concerned: all of it was seen so many units earlier, or one later.
+    fn pass(&mut self, units: u32) {
+        for (hash, entry) in &mut self.memory.flows {
+            entry.seen = entry.seen.wrapping_sub(units);
+            self.flows.insert(hash, *entry, 0).expect("FLOWS");
+        }
+    }
+
     fn places(&self) -> Vec<(u32, ServiceEntry)> {
         let tables = &self.balancer.tables;
         (0..tables.lengths().services)
@@ -256,6 +279,16 @@ impl Fleet {
             .filter(|(_, entry)| entry.key() != ServiceKey::default())
             .collect()
     }
+}
+
+/// A life that begins, or none.
+fn life(tables: &Tables, begins: bool) -> u32 {
+    if !begins {
+        return 0;
+    }
+    let life = tables.next_life();
+    tables.set_next_life(life + 1);
+    life
 }
 
 fn services(device: u32) -> Vec<WantedService> {
@@ -273,6 +306,7 @@ fn services(device: u32) -> Vec<WantedService> {
                     key: key(v6, number, tcp),
                     flags: flag::HASH_FLOW,
                     inserts: 1_000_000,
+                    idle: 300,
                     rule: Rule::Adaptive,
                     ring_size: PRIME,
                     backends: backends.collect(),

@@ -4,15 +4,15 @@
 
 use std::collections::HashMap;
 
-use lb_common::map::{BackendNumber, FlowEntry, InsertWindow, NOBODY, ServiceEntry, Slot, flag, row_flag};
+use lb_common::map::{BackendNumber, FlowEntry, InsertWindow, NOBODY, ServiceEntry, flag};
 use lb_common::parse::{is_syn, transport};
 
-use super::World;
+use super::{Found, World};
 
 /// What the program remembers on one CPU.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    /// By flow hash.
+    /// By the hash of address and port.
     pub(crate) flows: HashMap<u64, FlowEntry>,
     /// By the index that a service's entry names.
     windows: HashMap<u32, InsertWindow>,
@@ -55,6 +55,8 @@ pub(crate) enum Way {
     Settled,
     /// The same, for a new connection with the ports of one that was remembered.
     SettledAfresh,
+    /// The same, for a flow whose memory does not count any more.
+    SettledForgotten,
     /// A settled slot's owner, remembered: every flow is.
     SettledRemembered,
     /// As settled, but there was no room.
@@ -80,7 +82,10 @@ pub(crate) struct Change {
 
 impl World<'_> {
     /// The backend of a flow.
-    pub(super) fn owner(&self, frame: &[u8], service: &ServiceEntry, slot: Slot, hash: u64) -> (BackendNumber, Change) {
+    pub(super) fn owner(&self, frame: &[u8], found: &Found) -> (BackendNumber, Change) {
+        let Found {
+            service, slot, hash, ..
+        } = found;
         let (current, previous) = (slot.current(), slot.previous());
         let plain = |way| Change {
             way,
@@ -96,13 +101,14 @@ impl World<'_> {
         }
         let begins = transport.tcp && is_syn(frame, transport.offset);
         let moving = previous != NOBODY;
-        let known = self.known(service, hash);
+        let key = self.key(found);
+        let known = self.known(service, key);
         let mut change = Change {
             way: Way::Remembered,
-            flow: Some(hash),
+            flow: Some(key),
             entry: known.map(|entry| {
                 (
-                    hash,
+                    key,
                     FlowEntry {
                         seen: self.now,
                         ..entry
@@ -112,8 +118,7 @@ impl World<'_> {
             forgotten: None,
             window: None,
         };
-        // Connections that share an entry cannot begin afresh: there is no telling them apart.
-        let afresh = begins && current != NOBODY && service.flags & flag::HASH_PORT != 0;
+        let afresh = begins && current != NOBODY;
         if let Some(entry) = known
             && !afresh
         {
@@ -125,9 +130,13 @@ impl World<'_> {
             (false, _) if always => (current, Way::SettledRemembered, Way::SettledForNow),
             (false, _) => {
                 change.way = Way::Settled;
-                if afresh && self.memory.flows.contains_key(&hash) {
-                    change.way = Way::SettledAfresh;
-                    change.forgotten = Some(hash);
+                if self.memory.flows.contains_key(&key) {
+                    change.way = if afresh {
+                        Way::SettledAfresh
+                    } else {
+                        Way::SettledForgotten
+                    };
+                    change.forgotten = Some(key);
                     change.entry = None;
                 }
                 return (current, change);
@@ -138,16 +147,20 @@ impl World<'_> {
             return (NOBODY, change);
         }
         let row = service.backend_base() + u32::from(to);
-        if self.room(service, begins, &mut change) && row < self.tables.lengths().rows {
-            let row = self.tables.row(row);
+        let life = if row < self.tables.lengths().rows {
+            self.tables.row(row).life
+        } else {
+            0
+        };
+        if life != 0 && self.room(service, begins, &mut change) {
             let entry = FlowEntry {
-                identity: row.identity as u32,
-                service: service.salt as u32,
+                life,
+                place: (hash >> 32) as u32,
                 seen: self.now,
                 number: to,
                 reserved: 0,
             };
-            change.entry = Some((hash, entry));
+            change.entry = Some((key, entry));
             change.way = way;
             return (to, change);
         }
@@ -163,27 +176,38 @@ impl World<'_> {
     }
 
     /// The backend that a look-up tells: what is remembered, else that of a flow that begins now.
-    pub(super) fn peek(&self, frame: &[u8], service: &ServiceEntry, slot: Slot, hash: u64) -> BackendNumber {
+    pub(super) fn peek(&self, frame: &[u8], found: &Found) -> BackendNumber {
+        let Found { service, slot, .. } = found;
         let tcp = transport(frame).is_ok_and(|transport| transport.tcp);
         let tracked = !slot.is_stable() && (tcp || service.flags & flag::TRACK_ALWAYS != 0);
         let begins = tcp && transport(frame).is_ok_and(|transport| is_syn(frame, transport.offset));
-        let afresh = begins && slot.current() != NOBODY && service.flags & flag::HASH_PORT != 0;
-        match self.known(service, hash) {
+        let afresh = begins && slot.current() != NOBODY;
+        match self.known(service, self.key(found)) {
             Some(entry) if tracked && !afresh => entry.number,
             _ => slot.current(),
         }
     }
 
-    /// What is remembered of a flow, as long as that backend serves and is the same.
-    fn known(&self, service: &ServiceEntry, hash: u64) -> Option<FlowEntry> {
-        let entry = *self.memory.flows.get(&hash)?;
+    /// What a flow is remembered by: address and port, whatever of them the ring hashes.
+    pub(super) fn key(&self, found: &Found) -> u64 {
+        let whole = ServiceEntry {
+            flags: flag::HASH_FLOW,
+            ..found.service
+        };
+        self.hash(&whole, &found.flow)
+    }
+
+    /// What is remembered of a flow, if it counts: the backend is in the same life, and the flow has not been silent for too long.
+    fn known(&self, service: &ServiceEntry, key: u64) -> Option<FlowEntry> {
+        let entry = *self.memory.flows.get(&key)?;
         let row = service.backend_base() + u32::from(entry.number);
         if row >= self.tables.lengths().rows {
             return None;
         }
-        let row = self.tables.row(row);
-        let serves = row.flags & row_flag::SERVES != 0;
-        (serves && row.identity as u32 == entry.identity).then_some(entry)
+        // The clock here may be behind that of the packet that was remembered.
+        let silent = i64::from(self.now) - i64::from(entry.seen);
+        let young = silent.rem_euclid(1 << 32) <= i64::from(service.idle) || silent.rem_euclid(1 << 32) >= 1 << 31;
+        (young && self.tables.row(row).life == entry.life).then_some(entry)
     }
 
     /// Whether one more flow may be remembered within the present unit of time.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use lb_common::encap;
-use lb_common::map::{NOBODY, Rewrite, row_flag};
+use lb_common::map::{NOBODY, Rewrite};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
@@ -331,7 +331,7 @@ impl Oracle {
         }
         for (number, old) in installed.identities.iter().enumerate().filter(|(_, old)| **old != 0) {
             let row = tables.row(installed.entry.backend_base() + number as u32);
-            if row.flags & row_flag::SERVES == 0 {
+            if row.life == 0 {
                 continue;
             }
             match (known.get(old), left.get(old)) {

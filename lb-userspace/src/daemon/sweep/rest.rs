@@ -1,0 +1,125 @@
+//! Which slots are on their way, since when, and which have come to rest.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use lb_common::map::{NOBODY, ServiceKey, Slot};
+
+use super::read::{Named, Sweep, tag};
+use crate::bpf::tables::Tables;
+use crate::plan::layout::InstalledService;
+
+/// Slots on their way, and what is remembered.
+#[derive(Default)]
+pub(in crate::daemon) struct Transitions {
+    /// Services that may have slots that are not stable.
+    pub(in crate::daemon) services: HashSet<ServiceKey>,
+    /// Since when a slot that is not stable has the state that it has, by rising position.
+    since: HashMap<ServiceKey, Vec<(u32, Slot, Instant)>>,
+    /// Since when no slot names a backend that left.
+    pub(super) unnamed: HashMap<(ServiceKey, u64), Instant>,
+    pub(super) sweeping: bool,
+    pub(super) last_sweep: Option<Instant>,
+    /// Remembered flows by service, at the last sweep.
+    pub(in crate::daemon) remembered: HashMap<u32, u64>,
+    /// The same by service and low half of the backend's identity.
+    pub(super) remembered_by: HashMap<(u32, u32), u64>,
+    /// When the last sweep that was read to its end began.
+    pub(in crate::daemon) swept: Option<Instant>,
+}
+
+impl Transitions {
+    /// With services that may have slots that are not stable.
+    pub(in crate::daemon) fn of(services: HashSet<ServiceKey>) -> Self {
+        Self {
+            services,
+            ..Self::default()
+        }
+    }
+
+    /// Flows of a backend that were remembered at the last sweep.
+    pub(in crate::daemon) fn remembered_of(&self, key: ServiceKey, identity: u64) -> u64 {
+        self.remembered_by
+            .get(&(tag(key), identity as u32))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// After another configuration: who leaves now may have left before.
+    pub(in crate::daemon) fn forget_unnamed(&mut self) {
+        self.unnamed.clear();
+    }
+
+    /// Settles slots whose drain time has passed; says how many are not stable.
+    ///
+    /// `clock` is read anew for a slot that settles: a reading of the flow table that began before this says nothing of it.
+    pub(super) fn tend(
+        &mut self,
+        tables: &Tables,
+        (key, drain_time): (ServiceKey, Duration),
+        base: u32,
+        size: u32,
+        clock: impl Fn() -> Instant,
+    ) -> usize {
+        let earlier = self.since.remove(&key).unwrap_or_default();
+        let mut earlier = earlier.into_iter().peekable();
+        let mut since = Vec::new();
+        let now = clock();
+        for n in 0..size {
+            let slot = tables.slot(base + n);
+            if slot.is_stable() {
+                continue;
+            }
+            while earlier.next_if(|(position, ..)| *position < n).is_some() {}
+            let known = earlier.next_if(|(position, ..)| *position == n);
+            let (seen, at) = match known {
+                // Only the way away from `previous` counts: a new `current` does not begin the time anew.
+                Some((_, seen, at)) if seen.previous() == slot.previous() => (seen, at),
+                _ => (slot, now),
+            };
+            if !slot.is_settled() && now.duration_since(at) >= drain_time {
+                let next = Slot::settled(slot.current());
+                tables.set_slot(base + n, next);
+                since.push((n, next, clock()));
+            } else {
+                since.push((n, seen, at));
+            }
+        }
+        let restless = since.len();
+        if restless > 0 {
+            self.since.insert(key, since);
+        }
+        restless
+    }
+
+    /// Makes settled slots stable that nothing which counts belongs to, but what names their owner; says how many.
+    pub(super) fn calm(&self, tables: &Tables, key: ServiceKey, installed: &InstalledService, sweep: &Sweep) -> usize {
+        let mut calmed = 0;
+        let live = sweep.live.get(&tag(key)).map(|live| &live.slots);
+        let since = self.since.get(&key);
+        for n in 0..installed.entry.ring_size {
+            let position = installed.entry.ring_base() + n;
+            let slot = tables.slot(position);
+            if !slot.is_settled() || slot.current() == NOBODY {
+                continue;
+            }
+            // Memories that say what the slot says keep nothing from resting.
+            let owner = installed.identities.get(usize::from(slot.current()));
+            let owner = owner.map(|identity| Named::One(*identity as u32));
+            let named = live.and_then(|live| live.get(&n)).copied();
+            if named.is_some() && named != owner {
+                continue;
+            }
+            // Settled before the reading began: nothing was remembered since.
+            let settled = since.and_then(|since| {
+                let found = since.binary_search_by_key(&n, |(position, ..)| *position).ok()?;
+                Some(since[found])
+            });
+            if settled.is_some_and(|(_, seen, at)| seen.is_settled() && at < sweep.begun) {
+                tables.set_slot(position, Slot::stable(slot.current()));
+                calmed += 1;
+            }
+        }
+        calmed
+    }
+}
