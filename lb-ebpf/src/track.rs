@@ -32,7 +32,7 @@ pub struct Asked {
 #[inline(always)]
 pub fn decide<T: Access>(ctx: *mut xdp_md, service: &ServiceEntry, asked: Asked, tables: T) -> u64 {
     let ctx = XdpContext::new(ctx);
-    let Asked { slot, peek, hash, flow } = asked;
+    let Asked { slot, peek, flow, .. } = asked;
     let frame = Frame::of(&ctx);
     let Ok(Transport { offset, tcp }) = transport(&frame) else {
         return NOBODY.into();
@@ -49,9 +49,8 @@ pub fn decide<T: Access>(ctx: *mut xdp_md, service: &ServiceEntry, asked: Asked,
     let known = entry.and_then(|entry| remembered(tables, bases, entry, service.idle, now, peek));
     let moving = !slot.is_stable() && !slot.is_settled();
     // A new connection with the ports of an earlier one begins afresh, where it can be remembered.
-    let afresh = syn && slot.current() != NOBODY;
     if let Some(known) = known
-        && !afresh
+        && !syn
     {
         return known.into();
     }
@@ -72,7 +71,7 @@ pub fn decide<T: Access>(ctx: *mut xdp_md, service: &ServiceEntry, asked: Asked,
         }
         return to.into();
     }
-    if !remember(tables, service, bases, &asked, to, syn, now) && afresh {
+    if !remember(tables, service, bases, &asked, to, syn, now) && syn {
         // Its next packet will be taken for one of the flows that were there before: so must this one be.
         return known.unwrap_or(if moving { slot.previous() } else { to }).into();
     }

@@ -283,6 +283,8 @@ fn beyond_the_bound_a_new_connection_goes_where_its_next_packets_will() {
 fn a_slot_that_loses_its_last_owner_keeps_its_flows() {
     let bench = Bench::new(Slot::moving(NOBODY, OLD));
     assert_eq!((bench.goes(&syn(1)), bench.goes(&data(2))), (NOBODY, OLD));
+    // Ports that come again begin nothing where nobody takes it.
+    assert_eq!((bench.goes(&syn(2)), bench.goes(&data(2))), (NOBODY, OLD));
     bench.all_slots(Slot::EMPTY);
     assert_eq!(bench.goes(&data(2)), NOBODY);
 }

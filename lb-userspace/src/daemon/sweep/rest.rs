@@ -15,7 +15,7 @@ pub(in crate::daemon) struct Transitions {
     /// Services that may have slots that are not stable.
     pub(in crate::daemon) services: HashSet<ServiceKey>,
     /// Since when a slot that is not stable has the state that it has, by rising position.
-    since: HashMap<ServiceKey, Vec<(u32, Slot, Instant)>>,
+    pub(super) since: HashMap<ServiceKey, Vec<(u32, Slot, Instant)>>,
     /// Since when no slot names a backend that left.
     pub(super) unnamed: HashMap<(ServiceKey, u64), Instant>,
     pub(super) sweeping: bool,

@@ -213,8 +213,7 @@ impl Stage {
         }
         let found = self.memory.get(&flow).copied();
         let known = found.filter(|found| found.counts(life(found.number), now, entry.idle));
-        let afresh = syn && current != NOBODY;
-        if let Some(known) = known.filter(|_| !afresh) {
+        if let Some(known) = known.filter(|_| !syn) {
             self.memory.insert(flow, FlowEntry { seen: now, ..known });
             return who(known.number);
         }
@@ -236,7 +235,7 @@ impl Stage {
                 reserved: 0,
             };
             self.memory.insert(flow, entry);
-        } else if afresh {
+        } else if syn {
             return who(known.map_or(if moving { previous } else { to }, |known| known.number));
         }
         who(to)

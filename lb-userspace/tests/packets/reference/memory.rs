@@ -118,9 +118,8 @@ impl World<'_> {
             forgotten: None,
             window: None,
         };
-        let afresh = begins && current != NOBODY;
         if let Some(entry) = known
-            && !afresh
+            && !begins
         {
             return (entry.number, change);
         }
@@ -131,7 +130,7 @@ impl World<'_> {
             (false, _) => {
                 change.way = Way::Settled;
                 if self.memory.flows.contains_key(&key) {
-                    change.way = if afresh {
+                    change.way = if begins {
                         Way::SettledAfresh
                     } else {
                         Way::SettledForgotten
@@ -166,11 +165,11 @@ impl World<'_> {
         }
         change.way = without_room;
         match known {
-            Some(entry) if afresh => {
+            Some(entry) if begins => {
                 change.way = Way::RememberedForWantOfRoom;
                 (entry.number, change)
             }
-            _ if afresh && moving => (previous, change),
+            _ if begins && moving => (previous, change),
             _ => (to, change),
         }
     }
@@ -181,9 +180,8 @@ impl World<'_> {
         let tcp = transport(frame).is_ok_and(|transport| transport.tcp);
         let tracked = !slot.is_stable() && (tcp || service.flags & flag::TRACK_ALWAYS != 0);
         let begins = tcp && transport(frame).is_ok_and(|transport| is_syn(frame, transport.offset));
-        let afresh = begins && slot.current() != NOBODY;
         match self.known(service, self.key(found)) {
-            Some(entry) if tracked && !afresh => entry.number,
+            Some(entry) if tracked && !begins => entry.number,
             _ => slot.current(),
         }
     }
