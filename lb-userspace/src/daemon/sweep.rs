@@ -188,11 +188,13 @@ impl Daemon {
         let layout = self.kernel.layout();
         let tables = &self.kernel.balancer.tables;
         let services = self.world.model.services.iter();
-        let services = services.filter(|service| service.tracking != Tracking::Always);
         let calmed: usize = services
             .filter(|service| self.transitions.services.contains(&service.key()))
-            .filter_map(|service| Some((service.key(), layout.services.get(&service.key())?)))
-            .map(|(key, installed)| self.transitions.calm(tables, key, installed, &sweep))
+            .filter_map(|service| Some((service, layout.services.get(&service.key())?)))
+            .map(|(service, installed)| {
+                let pace = (service.key(), service.drain_time);
+                self.transitions.calm(tables, pace, service.tracking, installed, &sweep)
+            })
             .sum();
         debug!(calmed, "slots are stable again");
     }

@@ -436,10 +436,13 @@ impl Maker<'_> {
     fn take_rows(&mut self, wanted: u32) -> Result<u32, PlanError> {
         let free = self.layout.rows.longest();
         let rows = self.tables.lengths().rows;
-        self.layout
-            .rows
-            .take(wanted)
-            .ok_or(PlanError::Rows { rows, wanted, free })
+        let base = self.layout.rows.take(wanted);
+        let base = base.ok_or(PlanError::Rows { rows, wanted, free })?;
+        // A daemon that stopped before it freed them has left backends there, who would be taken for the service's own.
+        for row in (base..base + wanted).filter(|row| self.tables.row(*row).identity != 0) {
+            self.push(Write::FreeRow { row });
+        }
+        Ok(base)
     }
 
     fn take_slots(&mut self, wanted: u32) -> Result<u32, PlanError> {

@@ -7,6 +7,7 @@ use lb_common::map::{NOBODY, ServiceKey, Slot};
 
 use super::read::{Named, Sweep, tag};
 use crate::bpf::tables::Tables;
+use crate::model::Tracking;
 use crate::plan::layout::InstalledService;
 
 /// Slots on their way, and what is remembered.
@@ -77,7 +78,9 @@ impl Transitions {
                 Some((_, seen, at)) if seen.previous() == slot.previous() => (seen, at),
                 _ => (slot, now),
             };
-            if !slot.is_settled() && now.duration_since(at) >= drain_time {
+            // Where nobody is to have the slot, what is remembered would count no more once it is settled.
+            let settles = !slot.is_settled() && slot.current() != NOBODY;
+            if settles && now.duration_since(at) >= drain_time {
                 let next = Slot::settled(slot.current());
                 tables.set_slot(base + n, next);
                 since.push((n, next, clock()));
@@ -92,15 +95,27 @@ impl Transitions {
         restless
     }
 
-    /// Makes settled slots stable that nothing which counts belongs to, but what names their owner; says how many.
-    pub(super) fn calm(&self, tables: &Tables, key: ServiceKey, installed: &InstalledService, sweep: &Sweep) -> usize {
+    /// Makes settled slots stable that nothing which counts belongs to, but what names their owner; says how many. Nobody's slots are
+    /// empty when the last of their flows is over.
+    pub(super) fn calm(
+        &self,
+        tables: &Tables,
+        (key, drain_time): (ServiceKey, Duration),
+        tracking: Tracking,
+        installed: &InstalledService,
+        sweep: &Sweep,
+    ) -> usize {
         let mut calmed = 0;
         let live = sweep.live.get(&tag(key)).map(|live| &live.slots);
         let since = self.since.get(&key);
         for n in 0..installed.entry.ring_size {
             let position = installed.entry.ring_base() + n;
             let slot = tables.slot(position);
-            if !slot.is_settled() || slot.current() == NOBODY {
+            let nobodys = slot.current() == NOBODY;
+            if slot.is_stable() || slot.is_settled() == nobodys {
+                continue;
+            }
+            if !nobodys && tracking == Tracking::Always {
                 continue;
             }
             // Memories that say what the slot says keep nothing from resting.
@@ -110,12 +125,20 @@ impl Transitions {
             if named.is_some() && named != owner {
                 continue;
             }
-            // Settled before the reading began: nothing was remembered since.
+            // Settled before the reading began: nothing was remembered since. Where there is no owner to settle for, whoever has not spoken
+            // for the drain time is not remembered.
             let settled = since.and_then(|since| {
                 let found = since.binary_search_by_key(&n, |(position, ..)| *position).ok()?;
                 Some(since[found])
             });
-            if settled.is_some_and(|(_, seen, at)| seen.is_settled() && at < sweep.begun) {
+            let long_enough = |(_, seen, at): (u32, Slot, Instant)| {
+                if nobodys {
+                    seen.previous() == slot.previous() && at + drain_time < sweep.begun
+                } else {
+                    seen.is_settled() && at < sweep.begun
+                }
+            };
+            if settled.is_some_and(long_enough) {
                 tables.set_slot(position, Slot::stable(slot.current()));
                 calmed += 1;
             }

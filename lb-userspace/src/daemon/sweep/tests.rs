@@ -16,6 +16,7 @@ use super::read::{Lives, Sweep, see};
 use super::rest::Transitions;
 use crate::bpf::flows::Keep;
 use crate::bpf::tables::{Lengths, Tables};
+use crate::model::Tracking;
 use crate::plan::layout::{InstalledService, Layout};
 use crate::plan::make::plan;
 use crate::plan::transition::Rule;
@@ -190,9 +191,13 @@ impl Stage {
             live,
             outcome: Ok(()),
         };
-        if self.rule != Rule::Always {
-            self.transitions.calm(&self.tables, key(), &self.installed(), &sweep);
-        }
+        let tracking = match self.rule {
+            Rule::Adaptive => Tracking::Adaptive,
+            Rule::Always => Tracking::Always,
+            Rule::Never => Tracking::Never,
+        };
+        self.transitions
+            .calm(&self.tables, (key(), DRAIN), tracking, &self.installed(), &sweep);
     }
 
     /// What the program does with a packet: who gets it.
