@@ -211,5 +211,6 @@ fn number_of(owner: u16, numbers: &[BackendNumber]) -> BackendNumber {
 
 /// A slot of a ring that no flow has used.
 fn fresh_slot(owner: u16, numbers: &[BackendNumber], rule: Rule) -> Slot {
-    transition::transition(Slot::EMPTY, number_of(owner, numbers), rule, |_| false)
+    let owner = Slot::stable(number_of(owner, numbers));
+    transition::transition(owner, owner.current(), rule, |_| false)
 }

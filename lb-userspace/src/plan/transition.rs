@@ -37,6 +37,8 @@ fn adaptive(slot: Slot, wanted: BackendNumber, alive: impl Fn(BackendNumber) -> 
         }
         return match (alive(current), slot.is_stable()) {
             (true, _) => Slot::moving(wanted, current),
+            // While nobody had it, flows of others may have been remembered.
+            (false, true) if current == NOBODY => Slot::settled(wanted),
             (false, true) => Slot::stable(wanted),
             (false, false) => Slot::settled(wanted),
         };
@@ -78,7 +80,7 @@ mod tests {
         to(Slot::stable(A), A, Slot::stable(A));
         to(Slot::stable(A), B, Slot::moving(B, A));
         to(Slot::stable(DEAD), B, Slot::stable(B));
-        to(Slot::EMPTY, B, Slot::stable(B));
+        to(Slot::EMPTY, B, Slot::settled(B));
         to(Slot::stable(DEAD), NOBODY, Slot::EMPTY);
         to(Slot::stable(A), NOBODY, Slot::moving(NOBODY, A));
         to(Slot::moving(B, A), B, Slot::moving(B, A));
