@@ -7,7 +7,7 @@ use edgelb_fuzz::{Partly, wire};
 use lb_common::decap::{AddressKey, DecapReason, Remark, Unwrap, decide};
 use libfuzzer_sys::fuzz_target;
 
-// The first byte's two lowest bits: whether the outer address is ours, the inner one a VIP; the others: how much of the frame
+// The first byte's three lowest bits: whether the outer address is ours, the inner one a VIP, the Ethernet address ours; the others: how much of the frame
 // can be read directly, all if they are set.
 fuzz_target!(|input: &[u8]| {
     let Some((first, frame)) = input.split_first() else {
@@ -15,8 +15,13 @@ fuzz_target!(|input: &[u8]| {
     };
     let (local, vip) = (first & 1 != 0, first & 2 != 0);
     let (mut outer, mut inner) = (None, None);
+    let own = first & 4 != 0;
     let whole = decide(
         frame,
+        |head| {
+            assert_eq!(head.to_le_bytes(), frame[..8]);
+            own
+        },
         |address| {
             outer = Some(*address);
             local
@@ -28,20 +33,21 @@ fuzz_target!(|input: &[u8]| {
     );
     match whole {
         Ok(unwrap) => {
-            assert!(local && vip);
+            assert!(local && own && vip);
             unwrapped(frame, &unwrap, outer, inner);
         }
         Err(DecapReason::NotLocal) => assert!(!local),
-        Err(DecapReason::NotAVip) => assert!(local && !vip),
-        Err(DecapReason::InnerTooLong | DecapReason::CongestionLost) => assert!(local && vip),
-        Err(DecapReason::InnerTruncated | DecapReason::BadInnerHeader) => assert!(local),
+        Err(DecapReason::OtherHost) => assert!(local && !own),
+        Err(DecapReason::NotAVip) => assert!(local && own && !vip),
+        Err(DecapReason::InnerTooLong | DecapReason::CongestionLost) => assert!(local && own && vip),
+        Err(DecapReason::InnerTruncated | DecapReason::BadInnerHeader) => assert!(local && own),
         Err(DecapReason::Unwrapped | DecapReason::UnwrappedMarked | DecapReason::HeadRefused) => {
             panic!("{whole:?} is not for the decision to say")
         }
         Err(_) => assert!(outer.is_none(), "asked for the address of a frame that is no tunnel's"),
     }
-    let readable = frame.len() * usize::from(first >> 2) / 63;
-    let partly = decide(&Partly { frame, readable }, |_| local, |_| vip);
+    let readable = frame.len() * usize::from(first >> 3) / 31;
+    let partly = decide(&Partly { frame, readable }, |_| own, |_| local, |_| vip);
     let short = matches!(partly, Err(DecapReason::Truncated | DecapReason::InnerTruncated));
     assert!(
         partly == whole || short,

@@ -11,7 +11,7 @@ use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::map::{FAMILY_V4, FAMILY_V6};
-use crate::parse::{Packet, load};
+use crate::parse::{Packet, destination, load};
 
 mod reason;
 
@@ -23,6 +23,8 @@ pub mod name {
     pub const VIPS: &str = "VIPS";
     /// Hash of [`AddressKey`](super::AddressKey) to a `u8` of no meaning: this host's addresses, where tunnels may end.
     pub const LOCALS: &str = "LOCALS";
+    /// Hash of [`LocalMac`](crate::local_mac::LocalMac) to a `u8` of no meaning: this host's own Ethernet addresses.
+    pub const LOCAL_MACS: &str = "LOCAL_MACS";
     /// Per-CPU array of `u64` packets, one for each [`DecapReason`](super::DecapReason).
     pub const DECAP_REASONS: &str = "DECAP_REASONS";
 }
@@ -150,10 +152,12 @@ struct Inner {
     checksum: u16,
 }
 
-/// Decides about one frame. `is_local` says whether an address is this host's, `is_vip` whether it is a VIP named.
+/// Decides about one frame. `is_own` says whether its first 8 bytes (the first in the lowest bits, see [`crate::local_mac`]) are addressed to
+/// this host, `is_local` whether an address is this host's, `is_vip` whether it is a VIP named.
 #[inline(always)]
 pub fn decide<P: Packet + ?Sized>(
     packet: &P,
+    is_own: impl FnOnce(u64) -> bool,
     is_local: impl FnOnce(&AddressKey) -> bool,
     is_vip: impl FnOnce(&AddressKey) -> bool,
 ) -> Result<Unwrap, DecapReason> {
@@ -163,6 +167,9 @@ pub fn decide<P: Packet + ?Sized>(
     }
     if !is_local(&outer.destination) {
         return Err(DecapReason::NotLocal);
+    }
+    if !is_own(destination(packet).map_err(|_| DecapReason::Truncated)?) {
+        return Err(DecapReason::OtherHost);
     }
     let inner = inner(packet, &outer)?;
     if !is_vip(&inner.destination) {

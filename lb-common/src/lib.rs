@@ -9,6 +9,8 @@
 //! | [`parse`] | Ethernet → IPv4 or IPv6 → TCP or UDP, over any [`parse::Packet`] |
 //! | [`hash`] | the keyed flow hash, the service table's two places, the ring's slot |
 //! | [`encap`] | outer headers: their template, and the fields that a packet adds to it |
+//! | [`hop`] | TTL and hop limit of packets that go on as themselves |
+//! | [`local_mac`] | whose a frame is: the host's own Ethernet addresses |
 //! | [`reason`] | the one named outcome of a packet |
 //! | [`mod@bench`] | what the packet benchmark's wrapper and its driver share |
 //! | [`decap`] | the backends' side: whether a packet is a tunnelled one for a VIP, and how it is unwrapped |
@@ -22,6 +24,8 @@ pub mod bench;
 pub mod decap;
 pub mod encap;
 pub mod hash;
+pub mod hop;
+pub mod local_mac;
 pub mod map;
 pub mod parse;
 pub mod probe;

@@ -35,9 +35,24 @@ pub mod name {
     pub const INSERTS: &str = "INSERTS";
     /// Device map, hashed by interface index: where packets are redirected to.
     pub const DEVICES: &str = "DEVICES";
+    /// Memory-mapped array of [`PLACES`](crate::local_mac::PLACES) words of 8 bytes: the host's own Ethernet addresses, for the fast path.
+    pub const LOCAL_MACS: &str = "LOCAL_MACS";
+    /// Hash of [`LocalMac`](crate::local_mac::LocalMac) to a `u8` of no meaning: all of them.
+    pub const LOCAL_MAC_SET: &str = "LOCAL_MAC_SET";
     /// Every map of the balancer that is pinned and taken over by the next daemon.
-    pub const PINNED: [&str; 10] = [
-        META, SERVICES, RING, BACKENDS, PAIRS, BASELINES, REASONS, FLOWS, INSERTS, DEVICES,
+    pub const PINNED: [&str; 12] = [
+        META,
+        SERVICES,
+        RING,
+        BACKENDS,
+        PAIRS,
+        BASELINES,
+        REASONS,
+        FLOWS,
+        INSERTS,
+        DEVICES,
+        LOCAL_MACS,
+        LOCAL_MAC_SET,
     ];
 }
 

@@ -121,6 +121,16 @@ pub fn family<P: Packet + ?Sized>(packet: &P) -> Result<Family, Reason> {
     })
 }
 
+/// The frame's first 8 bytes, the first in the lowest bits: its destination and the beginning of its source, see
+/// [`crate::local_mac`].
+///
+/// As many bytes are asked for as by [`family`], so that the comparison with the frame's end is made once.
+#[inline(always)]
+pub fn destination<P: Packet + ?Sized>(packet: &P) -> Result<u64, Reason> {
+    let eth = packet.bytes::<{ ETH_LEN + Ipv4Hdr::LEN }>(0).ok_or(Reason::Truncated)?;
+    Ok(u64::from_le(load(eth, offset_of!(EthHdr, dst_addr))))
+}
+
 /// Reads an IPv4 packet's addresses and ports.
 #[inline(always)]
 pub fn ipv4<P: Packet + ?Sized>(packet: &P) -> Result<Candidate<'_>, Reason> {

@@ -70,16 +70,20 @@ reasons! {
     NotTcpOrUdp = 7, "not_tcp_or_udp", Passed;
     /// No service has this address, protocol and port.
     NotAVip = 8, "not_a_vip", Passed;
+    /// For a service, but its Ethernet destination is a group's or another host's: flooded by a switch, taken in by a promiscuous interface, or sent with a wrong gateway MAC.
+    OtherHost = 9, "other_host", Passed;
     /// No backend of the service is up.
-    NoBackend = 9, "no_backend", Dropped;
+    NoBackend = 10, "no_backend", Dropped;
     /// The way to the backend is not known: no route, or no neighbour answered.
-    NoNextHop = 10, "no_next_hop", Dropped;
+    NoNextHop = 11, "no_next_hop", Dropped;
     /// With its outer header the packet would be longer than 65,535 bytes.
-    TooLong = 11, "too_long", Dropped;
+    TooLong = 12, "too_long", Dropped;
     /// The driver left no room in front of the packet for the outer header.
-    NoHeadroom = 12, "no_headroom", Dropped;
+    NoHeadroom = 13, "no_headroom", Dropped;
+    /// Its TTL or hop limit is used up, and `l2` would send it on as a router does: a routing loop, or a traceroute.
+    TtlExceeded = 14, "ttl_exceeded", Dropped;
     /// An index in the tables points outside of them: a bug in the daemon.
-    BrokenTable = 13, "broken_table", Dropped;
+    BrokenTable = 15, "broken_table", Dropped;
 }
 
 impl Reason {

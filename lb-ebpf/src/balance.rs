@@ -1,4 +1,4 @@
-//! The packet's way: parse → service → flow hash → slot → backend → rewrite → `XDP_TX` or redirect.
+//! The packet's way: parse → service → addressee → flow hash → slot → backend → rewrite → `XDP_TX` or redirect.
 //!
 //! [`balance`] reads top to bottom as a packet goes. What is not for a VIP is passed as early as possible, untouched. A way out
 //! other than to a backend is a [`Reason`], which is also its counter; a forwarded packet is counted once, in the row
@@ -18,8 +18,9 @@ use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::hash::{flow_hash, slot};
+use lb_common::local_mac::is_group;
 use lb_common::map::{BackendNumber, BackendRow, NOBODY, ServiceEntry, Slot, flag};
-use lb_common::parse::{Candidate, Family, Flow, Packet, family, ipv4, ipv6};
+use lb_common::parse::{Candidate, Family, Flow, Packet, destination, family, ipv4, ipv6};
 use lb_common::reason::Reason;
 
 use crate::frame::{Frame, Plain};
@@ -128,6 +129,7 @@ fn choose<P: Packet, T: Tables>(
     peek: bool,
 ) -> Result<Choice, Stop> {
     let service = tables::service(tables, candidate.key, candidate.v6()).ok_or(Reason::NotAVip)?;
+    addressed(ctx, frame, peek)?;
     let flow = candidate.complete(frame)?;
     let hash = hash_for(service, &flow);
     // One load: a service that moves changes both bases at once.
@@ -153,6 +155,33 @@ fn choose<P: Packet, T: Tables>(
         row_index,
         row,
     })
+}
+
+/// Whether the frame is for this host at all: a switch that floods shows it to every host on the link.
+///
+/// With `peek` there is no interface that it came by: then only what is for a group is nobody's.
+#[inline(always)]
+fn addressed<P: Packet>(ctx: &XdpContext, frame: &P, peek: bool) -> Result<(), Stop> {
+    let head = destination(frame)?;
+    if peek {
+        return if is_group(head) {
+            Err(Reason::OtherHost.into())
+        } else {
+            Ok(())
+        };
+    }
+    let ifindex = ctx.ingress_ifindex() as u32;
+    if tables::is_local_at_once(head, ifindex) {
+        return Ok(());
+    }
+    if P::PLAIN {
+        return Err(Stop::Unusual);
+    }
+    if tables::is_local(head, ifindex) {
+        Ok(())
+    } else {
+        Err(Reason::OtherHost.into())
+    }
 }
 
 #[inline(always)]

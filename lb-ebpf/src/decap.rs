@@ -15,6 +15,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::decap::{AddressKey, DecapFate, DecapReason, Remark, Unwrap, decide};
+use lb_common::local_mac::LocalMac;
 use lb_common::parse::Packet;
 use network_types::eth::EthHdr;
 
@@ -26,12 +27,18 @@ static VIPS: HashMap<AddressKey, u8, ADDRESSES, { BPF_F_NO_PREALLOC as usize }> 
 #[btf_map]
 static LOCALS: HashMap<AddressKey, u8, ADDRESSES, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map]
+static LOCAL_MACS: HashMap<LocalMac, u8, ADDRESSES, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+#[btf_map]
 static DECAP_REASONS: PerCpuArray<u64, { DecapReason::COUNT }> = PerCpuArray::new();
 
 #[xdp(frags)]
 fn decap(ctx: XdpContext) -> u32 {
     let reason = match decide(
         &Frame::of(&ctx),
+        |head| {
+            let key = LocalMac::of_frame(head, ctx.ingress_ifindex() as u32);
+            LOCAL_MACS.get_ptr(key).is_some()
+        },
         |address| LOCALS.get_ptr(address).is_some(),
         |address| VIPS.get_ptr(address).is_some(),
     ) {

@@ -77,6 +77,12 @@ fn send(ctx: &TcContext) -> Option<u32> {
 /// Hands to the prober what belongs to one of its flows, and leaves everything else alone.
 #[classifier]
 pub fn lb_probe_answer(ctx: TcContext) -> i32 {
+    // SAFETY: a field of the program's own context.
+    let to = unsafe { (*ctx.skb.skb).pkt_type };
+    // An answer is for one host. What is marked as another's may be for a macvlan of this one's, and has a prober's address and port.
+    if matches!(to, PACKET_BROADCAST | PACKET_MULTICAST) {
+        return TC_ACT_UNSPEC;
+    }
     let wire = packet(&ctx, Direction::Back)
         // SAFETY: as in `send`.
         .and_then(|packet| unsafe { PROBE_FLOWS.get(packet.flow) });
@@ -154,6 +160,9 @@ impl Front for TcContext {
     }
 }
 
+/// `PACKET_BROADCAST` and `PACKET_MULTICAST` of `linux/if_packet.h`.
+const PACKET_BROADCAST: u32 = 1;
+const PACKET_MULTICAST: u32 = 2;
 const MAC_LEN: usize = 6;
 const ETH_LEN: usize = 14;
 const ETH_P_IP: u16 = 0x0800;

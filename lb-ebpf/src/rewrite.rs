@@ -3,7 +3,8 @@
 use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
-use lb_common::map::BackendRow;
+use lb_common::hop::checksum_one_hop_on;
+use lb_common::map::{BackendRow, Mode};
 use lb_common::parse::Flow;
 use lb_common::reason::Reason;
 
@@ -21,9 +22,37 @@ pub fn rewrite(ctx: &XdpContext, row: &BackendRow, flow: &Flow, hash: u64) -> Re
     } else {
         &row.rewrites[1]
     };
+    if rewrite.mode == Mode::L2 as u32 {
+        lower_hop_limit(ctx, flow.v6)?;
+    }
     encapsulate(ctx, rewrite, flow.length, flow.traffic_class, hash)?;
     leave(ctx, rewrite.ifindex)
 }
+
+/// Lowers TTL or hop limit, as every router does that sends a packet on as itself: two balancers that are each other's backend must not
+/// send it to and fro for ever. A tunnel has a TTL of its own, and leaves the inner packet's to its end.
+#[inline(always)]
+fn lower_hop_limit(ctx: &XdpContext, v6: bool) -> Result<(), Reason> {
+    let head = frame::head::<[u8; 26]>(ctx).ok_or(Reason::Truncated)?.cast::<u8>();
+    let at = if v6 { IPV6_HOP_LIMIT } else { IPV4_TTL };
+    // SAFETY: `head` checked the bounds. Alignment: as in `lb_common::parse`.
+    unsafe {
+        let limit = head.add(at).read();
+        if limit <= 1 {
+            return Err(Reason::TtlExceeded);
+        }
+        head.add(at).write(limit - 1);
+        if !v6 {
+            let checksum = head.add(IPV4_CHECKSUM).cast::<u16>();
+            checksum.write(checksum_one_hop_on(checksum.read()));
+        }
+    }
+    Ok(())
+}
+
+const IPV4_TTL: usize = 14 + 8;
+const IPV4_CHECKSUM: usize = 14 + 10;
+const IPV6_HOP_LIMIT: usize = 14 + 7;
 
 #[inline(always)]
 fn leave(ctx: &XdpContext, ifindex: u32) -> Result<u32, Reason> {

@@ -3,11 +3,12 @@
 //! Userspace writes `SERVICES`, `RING` and `BACKENDS` through memory mappings while packets read them; `lb_common::map` says
 //! in which order, and why no reader sees half of anything.
 
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_map_lookup_elem};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMapHash, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
 use lb_common::hash::{HashKeys, service_places_wide};
+use lb_common::local_mac::{self, LocalMac};
 use lb_common::map::{BackendRow, Counter, FlowEntry, InsertWindow, Meta, ServiceEntry, ServiceKey, Slot, SlotPair};
 use lb_common::reason::Reason;
 
@@ -25,6 +26,10 @@ static FLOWS: LruHashMap<u64, FlowEntry> = LruHashMap::with_max_entries(1, 0);
 static INSERTS: PerCpuArray<InsertWindow> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static DEVICES: DevMapHash = DevMapHash::with_max_entries(64, 0);
+/// Room for every address that a host may have on all its interfaces; without preallocation it costs nothing.
+const MOST_LOCAL_MACS: u32 = 65_536;
+#[map]
+static LOCAL_MAC_SET: HashMap<LocalMac, u8> = HashMap::with_max_entries(MOST_LOCAL_MACS, BPF_F_NO_PREALLOC);
 
 // What userspace links the program with (`bpf::link` there): the address of each symbol is its value, as that of a linker script's.
 // So the verifier and the JIT compiler find constants, where a global would have to be loaded for every packet.
@@ -34,6 +39,8 @@ unsafe extern "C" {
     static RING_START: u8;
     static BACKENDS_START: u8;
     static PAIRS_START: u8;
+    /// The first word of `LOCAL_MACS`, which is always one value: every kernel takes one of its length.
+    static LOCAL_MACS_START: u8;
     /// How many elements it has.
     static RING_LENGTH: u8;
     static BACKENDS_LENGTH: u8;
@@ -215,6 +222,21 @@ fn is(entry: &ServiceEntry, key: ServiceKey, v6: bool) -> bool {
     // The word tells the families apart, and all IPv4 entries have the same high half: for them the compiler drops the last
     // comparison.
     entry.word == key.word && entry.address_low == key.address_low && (!v6 || entry.address_high == key.address_high)
+}
+
+/// Whether a frame that begins with these 8 bytes is for this host, as far as one comparison tells: of a few addresses that collide, one.
+#[inline(always)]
+pub fn is_local_at_once(head: u64, ifindex: u32) -> bool {
+    let (place, word) = local_mac::place(head, ifindex);
+    let start = (&raw const LOCAL_MACS_START).cast::<u64>();
+    // SAFETY: a place is within the table, as the verifier sees too; volatile, because userspace may write it at any time.
+    word == unsafe { start.add(place as usize).read_volatile() }
+}
+
+/// Whether a frame that begins with these 8 bytes is for this host.
+#[inline(always)]
+pub fn is_local(head: u64, ifindex: u32) -> bool {
+    LOCAL_MAC_SET.get_ptr(LocalMac::of_frame(head, ifindex)).is_some()
 }
 
 /// Both bases of a service in one load.

@@ -3,7 +3,8 @@
 //! The program is loaded with maps of its own, filled as a daemon would fill them from the configuration with every backend up, and
 //! each packet is run through `BPF_PROG_TEST_RUN`, in order. What a network would tell is fixed: every next hop is
 //! [`NEXT_HOP`], the interface's own address [`OWN_MAC`], a tunnel's source [`SOURCE_V4`] or [`SOURCE_V6`], unless the
-//! configuration says otherwise.
+//! configuration says otherwise. There is no interface that a frame comes by: every one is for this host that is not for a group, or those
+//! alone that are for the address named.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -116,7 +117,7 @@ pub fn simulate(arguments: &Simulation, toml: &str) -> Result<Vec<SimulatedPacke
     let name = arguments.config.display().to_string();
     let model = config::parse(toml, &name).map_err(SimulateError::Config)?.model;
     let down = down(arguments, &model)?;
-    let simulator = Simulator::new(&model, &down)?;
+    let mut simulator = Simulator::new(&model, &down, arguments.mac)?;
     let mut packets = Vec::new();
     let mut leaving = Vec::new();
     for (number, (at, frame)) in read(&arguments.input)?.into_iter().enumerate() {
@@ -146,10 +147,12 @@ struct Simulator {
     services: HashMap<ServiceKey, String>,
     /// Service and backend by row.
     rows: HashMap<u32, (String, String)>,
+    /// The host's own address; nothing: every frame that is for no group is its own.
+    mac: Option<Mac>,
 }
 
 impl Simulator {
-    fn new(model: &Model, down: &HashSet<(String, String)>) -> Result<Self, SimulateError> {
+    fn new(model: &Model, down: &HashSet<(String, String)>, mac: Option<Mac>) -> Result<Self, SimulateError> {
         let wanted: Vec<WantedService> = wanted(model, down)?;
         let mut balancer = Balancer::load(object::BALANCE, settings_for(model, None))?;
         let plan = plan(&balancer.tables, &wanted, Scope::Everything)?;
@@ -159,6 +162,9 @@ impl Simulator {
             ..meta
         })?;
         apply(&plan, &balancer.tables, |row| balancer.raw_pair(row))?;
+        if let Some(mac) = mac {
+            balancer.own_as_destination(&mac)?;
+        }
         let layout = Layout::read(&balancer.tables);
         let mut rows = HashMap::new();
         for service in &model.services {
@@ -185,11 +191,15 @@ impl Simulator {
             balancer,
             services,
             rows,
+            mac,
         })
     }
 
     /// Runs one frame; tells what its counters say, not what should have happened.
-    fn run(&self, frame: &[u8]) -> Result<(SimulatedPacket, Vec<u8>), SimulateError> {
+    fn run(&mut self, frame: &[u8]) -> Result<(SimulatedPacket, Vec<u8>), SimulateError> {
+        if self.mac.is_none() {
+            self.balancer.own_as_destination(frame)?;
+        }
         let expected = self.balancer.run_lookup(frame)?.ok();
         let before = self.balancer.reasons()?;
         let row_before = expected.map(|row| self.balancer.raw_pair(row)).transpose()?;

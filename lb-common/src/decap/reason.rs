@@ -35,23 +35,25 @@ pub enum DecapReason {
     OuterFragment = 8,
     /// The outer destination is none of this host's addresses.
     NotLocal = 9,
+    /// The Ethernet destination is a group's or another host's: flooded by a switch, or taken in by a promiscuous interface.
+    OtherHost = 10,
     /// The tunnelled packet ends within its own header.
-    InnerTruncated = 10,
+    InnerTruncated = 11,
     /// An inner header that contradicts itself or the outer one: version, header length or total length.
-    BadInnerHeader = 11,
+    BadInnerHeader = 12,
     /// The inner destination is no VIP that was named.
-    NotAVip = 12,
+    NotAVip = 13,
     /// For a VIP, but the inner packet says that it is longer than what the outer one carries.
-    InnerTooLong = 13,
+    InnerTooLong = 14,
     /// For a VIP, but marked as congested on the way, which the inner packet cannot carry on (RFC 6040).
-    CongestionLost = 14,
+    CongestionLost = 15,
     /// For a VIP, but the kernel would not move the packet's start.
-    HeadRefused = 15,
+    HeadRefused = 16,
 }
 
 impl DecapReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [DecapReason; 16] = [
+    pub const ALL: [DecapReason; 17] = [
         Self::Unwrapped,
         Self::UnwrappedMarked,
         Self::NotIp,
@@ -62,6 +64,7 @@ impl DecapReason {
         Self::OuterOptions,
         Self::OuterFragment,
         Self::NotLocal,
+        Self::OtherHost,
         Self::InnerTruncated,
         Self::BadInnerHeader,
         Self::NotAVip,
@@ -86,6 +89,7 @@ impl DecapReason {
             Self::OuterOptions => "outer_options",
             Self::OuterFragment => "outer_fragment",
             Self::NotLocal => "not_local",
+            Self::OtherHost => "other_host",
             Self::InnerTruncated => "inner_truncated",
             Self::BadInnerHeader => "bad_inner_header",
             Self::NotAVip => "not_a_vip",
@@ -111,6 +115,7 @@ impl DecapReason {
             | Self::OuterOptions
             | Self::OuterFragment
             | Self::NotLocal
+            | Self::OtherHost
             | Self::InnerTruncated
             | Self::BadInnerHeader
             | Self::NotAVip => DecapFate::Passed,

@@ -3,6 +3,7 @@
 use super::*;
 
 const MACS: &str = "02 00 00 00 00 02  02 00 00 00 00 01";
+const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// IPv4 from 10.0.0.1 to 10.0.0.2, carrying IPv4; 20 + 29 bytes; no ECN.
 const OUTER_V4: &str = "45 00 00 31  00 00 40 00  40 04 26 c7  0a 00 00 01  0a 00 00 02";
 /// UDP from 198.51.100.7 to 192.0.2.10, 20 + 8 + 1 bytes, ECT(0).
@@ -52,7 +53,9 @@ fn decided(frame: &[u8]) -> Result<Unwrap, DecapReason> {
                 .any(|text| AddressKey::from(text.parse::<IpAddr>().unwrap()) == *key)
         }
     };
-    decide(frame, one_of(is_local), one_of(is_vip))
+    // As every frame here begins.
+    let is_own = |head: u64| head.to_le_bytes().starts_with(&OWN_MAC);
+    decide(frame, is_own, one_of(is_local), one_of(is_vip))
 }
 
 fn unwrap_of(outer_len: usize, ethertype: [u8; 2], remark: Remark) -> Result<Unwrap, DecapReason> {
@@ -146,6 +149,16 @@ fn the_rest_is_named() {
     );
     check("payload beyond the frame", v6(&[(19, 0x32)]), DecapReason::Truncated);
     check("another host", v4(&[(33, 3)]), DecapReason::NotLocal);
+    for (at, byte) in [(0, 3), (0, 0), (3, 1), (5, 3)] {
+        check("another host's frame", v4(&[(at, byte)]), DecapReason::OtherHost);
+        check("another host's frame", v6(&[(at, byte)]), DecapReason::OtherHost);
+    }
+    // The source address does not matter.
+    check(
+        "no VIP",
+        v4(&[(6, 9), (11, 9), (14 + 20 + 19, 11)]),
+        DecapReason::NotAVip,
+    );
     check("another host", v6(&[(53, 3)]), DecapReason::NotLocal);
     check(
         "inner header cut off",

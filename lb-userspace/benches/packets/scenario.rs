@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::{Context as _, Result, anyhow};
 use aya::programs::ProgramFd;
 use lb_common::map::{Meta, Slot};
+use lb_tests::packet::RECEIVER_MAC;
 use lb_userspace::bpf::program::Balancer;
 use lb_userspace::bpf::tables::Tables;
 use lb_userspace::config;
@@ -182,6 +183,8 @@ pub(crate) fn load(scenario: &Scenario) -> Result<Loaded> {
     })?;
     apply(&plan, &balancer.tables, |row| balancer.raw_pair(row))?;
     unsettle(&balancer.tables, scenario);
+    // As an interface's own address is found: at once.
+    balancer.own_as_destination(&RECEIVER_MAC)?;
     let program = balancer.balance_mut()?.fd()?.try_clone()?;
     Ok(Loaded { balancer, program })
 }

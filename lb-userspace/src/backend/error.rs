@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::record::Record;
+use crate::netlink::NetlinkError;
 
 /// What can keep a host from being a backend.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +13,9 @@ pub enum BackendError {
     /// No interface was named.
     #[error("no interface: name those where tunnelled packets arrive with --interface")]
     NoInterface,
+    /// Own Ethernet addresses are unknown.
+    #[error("cannot list the interfaces, whose Ethernet addresses frames must be for: {0}")]
+    Links(#[source] NetlinkError),
     /// No VIP was named.
     #[error("no VIP: name those whose packets are unwrapped with --vip")]
     NoVip,

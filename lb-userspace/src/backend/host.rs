@@ -63,13 +63,17 @@ pub struct Host {
 }
 
 impl Host {
-    /// Opens a connection that also hears of every change of addresses. Needs a tokio runtime.
+    /// Opens a connection that also hears of every change of addresses and interfaces. Needs a tokio runtime.
     ///
     /// # Errors
     ///
     /// If the kernel does not give a netlink socket.
     pub fn connect() -> Result<Self, BackendError> {
-        let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ];
         let (connection, handle, mut messages) =
             rtnetlink::new_multicast_connection(&groups).map_err(|source| BackendError::System {
                 what: "a netlink socket",
@@ -88,7 +92,7 @@ impl Host {
         Ok(Host { handle, changes })
     }
 
-    /// Waits until an address has come or gone. Never returns if the connection is lost.
+    /// Waits until an address has come or gone, or an interface has changed. Never returns if the connection is lost.
     pub async fn changed(&mut self) {
         if self.changes.recv().await.is_none() {
             std::future::pending::<()>().await;

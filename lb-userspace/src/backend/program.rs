@@ -2,16 +2,20 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::Hash;
 use std::net::IpAddr;
 
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::{Xdp, xdp};
-use aya::{Ebpf, programs::ProgramError};
+use aya::{Ebpf, Pod, programs::ProgramError};
 use lb_common::decap::{AddressKey, DecapReason, name};
+use lb_common::encap::Mac;
+use lb_common::local_mac::{LocalMac, is_group};
 
 use super::BackendError;
 use super::host::Interface;
 use super::output::{caution, say};
+use crate::bpf::local_macs::OwnAddresses;
 use crate::model::XdpMode;
 
 /// The decapsulator's name in its object file.
@@ -23,6 +27,8 @@ pub struct Decapsulator {
     id: u32,
     locals: HashMap<MapData, AddressKey, u8>,
     known: HashSet<AddressKey>,
+    macs: HashMap<MapData, LocalMac, u8>,
+    known_macs: HashSet<LocalMac>,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -75,6 +81,7 @@ impl Decapsulator {
                 .map_err(map_error(name::VIPS))?;
         }
         let locals = take(&mut ebpf, name::LOCALS)?;
+        let macs = take(&mut ebpf, name::LOCAL_MACS)?;
         let counters = take(&mut ebpf, name::DECAP_REASONS)?;
         let program = program(&mut ebpf)?;
         program.load()?;
@@ -84,6 +91,8 @@ impl Decapsulator {
             id,
             locals,
             known: HashSet::new(),
+            macs,
+            known_macs: HashSet::new(),
             counters,
         })
     }
@@ -124,18 +133,24 @@ impl Decapsulator {
     ///
     /// If there are more than 65,536 of them.
     pub fn set_locals(&mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Result<(), BackendError> {
-        let wanted: HashSet<AddressKey> = addresses.into_iter().map(AddressKey::from).collect();
-        for key in wanted.difference(&self.known) {
-            self.locals.insert(key, 0, 0).map_err(map_error(name::LOCALS))?;
-        }
-        for key in self.known.difference(&wanted) {
-            match self.locals.remove(key) {
-                Err(error) if !matches!(error, MapError::KeyNotFound) => return Err(map_error(name::LOCALS)(error)),
-                _ => {}
-            }
-        }
-        self.known = wanted;
-        Ok(())
+        let wanted = addresses.into_iter().map(AddressKey::from).collect();
+        replace(&mut self.locals, name::LOCALS, &mut self.known, wanted)
+    }
+
+    /// Makes these the host's own Ethernet addresses, by the index of the interface that frames for them arrive by.
+    ///
+    /// # Errors
+    ///
+    /// If there are more than 65,536 of them.
+    pub fn set_own_addresses(&mut self, own: &OwnAddresses) -> Result<(), BackendError> {
+        let of = |(ifindex, macs): (&u32, &Vec<Mac>)| {
+            let ifindex = *ifindex;
+            macs.iter()
+                .map(move |mac| LocalMac::new(*mac, ifindex))
+                .collect::<Vec<_>>()
+        };
+        let wanted = own.iter().flat_map(of).filter(|key| !is_group(key.mac)).collect();
+        replace(&mut self.macs, name::LOCAL_MACS, &mut self.known_macs, wanted)
     }
 
     /// What it has counted.
@@ -187,4 +202,24 @@ fn cause(error: &ProgramError) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+/// Makes `wanted` the only keys of a map that has those that are `known`; new ones first.
+fn replace<K: Pod + Eq + Hash>(
+    map: &mut HashMap<MapData, K, u8>,
+    name: &'static str,
+    known: &mut HashSet<K>,
+    wanted: HashSet<K>,
+) -> Result<(), BackendError> {
+    for key in wanted.difference(known) {
+        map.insert(key, 0, 0).map_err(map_error(name))?;
+    }
+    for key in known.difference(&wanted) {
+        match map.remove(key) {
+            Err(error) if !matches!(error, MapError::KeyNotFound) => return Err(map_error(name)(error)),
+            _ => {}
+        }
+    }
+    *known = wanted;
+    Ok(())
 }

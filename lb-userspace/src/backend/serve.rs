@@ -9,6 +9,7 @@ use super::BackendError;
 use super::host::{Host, Interface};
 use super::output::{caution, say};
 use super::program::Decapsulator;
+use crate::netlink::{own_addresses, own_links};
 
 /// How often to look after things that no message tells of.
 const LOOK_AFTER: Duration = Duration::from_secs(5);
@@ -46,7 +47,7 @@ pub(super) async fn serve(
     decapsulator: &mut Decapsulator,
     mut signals: Signals,
 ) -> Result<(), BackendError> {
-    let count = learn_addresses(host, decapsulator).await?;
+    let count = learn_addresses(host, interfaces, decapsulator).await?;
     say!("ready: unwraps IP in IP that is sent to any of this host's {count} addresses, for the VIPs named");
     say!("stop with SIGTERM or Ctrl-C, which undo all of it; SIGUSR1 prints the counters");
     let mut look_after = interval(LOOK_AFTER);
@@ -59,12 +60,12 @@ pub(super) async fn serve(
             _ = signals.hang_up.recv() => return Ok(()),
             _ = signals.user.recv() => decapsulator.say_counters(),
             () = host.changed() => {
-                if let Err(error) = learn_addresses(host, decapsulator).await {
+                if let Err(error) = learn_addresses(host, interfaces, decapsulator).await {
                     caution!("{error}");
                 }
             }
             _ = look_after.tick() => {
-                if let Err(error) = learn_addresses(host, decapsulator).await {
+                if let Err(error) = learn_addresses(host, interfaces, decapsulator).await {
                     caution!("{error}");
                 }
                 warn_of_lost(host, interfaces, decapsulator.id(), &mut lost).await;
@@ -74,12 +75,19 @@ pub(super) async fn serve(
 }
 
 /// Loopback addresses are left out: no tunnel's packet may come from the wire for them.
-async fn learn_addresses(host: &Host, decapsulator: &mut Decapsulator) -> Result<usize, BackendError> {
+async fn learn_addresses(
+    host: &Host,
+    interfaces: &[Interface],
+    decapsulator: &mut Decapsulator,
+) -> Result<usize, BackendError> {
     let mut addresses: Vec<_> = host.addresses().await?.into_iter().map(|found| found.address).collect();
     addresses.retain(|address| !address.is_loopback());
     addresses.sort();
     addresses.dedup();
     let count = addresses.len();
+    let indices: Vec<u32> = interfaces.iter().map(|interface| interface.index).collect();
+    let links = own_links().await.map_err(BackendError::Links)?;
+    decapsulator.set_own_addresses(&own_addresses(&links, &indices))?;
     decapsulator.set_locals(addresses)?;
     Ok(count)
 }

@@ -8,6 +8,7 @@ pub mod grace;
 pub mod instance;
 pub mod link;
 pub mod links;
+pub mod local_macs;
 pub mod mapping;
 pub mod program;
 pub mod shape;

@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::error::{KernelError, refusal};
 use super::link::{Value, link};
+use super::local_macs::{LocalMacs, OwnAddresses};
 use super::mapping::Mapping;
 use super::shape::{self, Access::ByKey};
 use super::tables::{Lengths, Tables};
@@ -39,6 +40,7 @@ pub struct Balancer {
     pub(super) pairs: Mapping<Counter>,
     pub(super) reasons: PerCpuArray<MapData, u64>,
     devices: DevMapHash<MapData>,
+    local_macs: LocalMacs,
     pub(super) meta: Array<MapData, Meta>,
     balance: &'static str,
     lookup: &'static str,
@@ -48,6 +50,9 @@ pub struct Balancer {
 
 /// Interfaces that packets can be redirected to.
 pub const DEVICES: u32 = 4_096;
+
+/// Index of the loopback interface in every network namespace.
+const LOOPBACK: u32 = 1;
 
 impl Balancer {
     /// Loads the program with maps of its own that go when it goes.
@@ -132,6 +137,7 @@ impl Balancer {
         let pairs = maps.pairs()?;
         let reasons = typed(&mut ebpf, name::REASONS)?;
         let devices = typed(&mut ebpf, name::DEVICES)?;
+        let local_macs = LocalMacs::new(maps.local_macs()?, typed(&mut ebpf, name::LOCAL_MAC_SET)?)?;
         let meta = typed(&mut ebpf, name::META)?;
         let mut balancer = Self {
             ebpf,
@@ -139,6 +145,7 @@ impl Balancer {
             pairs,
             reasons,
             devices,
+            local_macs,
             meta,
             balance,
             lookup,
@@ -253,6 +260,25 @@ impl Balancer {
             source,
         };
         data.fd().as_fd().try_clone_to_owned().map_err(failed)
+    }
+
+    /// Says which Ethernet addresses are the host's own, on every interface that the program is on: frames for others are passed
+    /// untouched. Until it is called on new maps, all are.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_own_addresses(&mut self, own: &OwnAddresses) -> Result<(), KernelError> {
+        self.local_macs.replace(own)
+    }
+
+    /// Makes the destination of a frame that comes from no interface the host's own: for `BPF_PROG_TEST_RUN`, whose frames
+    /// come from the loopback interface. A group's address never is.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn own_as_destination(&mut self, frame: &[u8]) -> Result<(), KernelError> {
+        let mac = frame.first_chunk().copied();
+        self.set_own_addresses(&OwnAddresses::from([(LOOPBACK, mac.into_iter().collect())]))
     }
 
     /// Lets packets be redirected to an interface.

@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType};
+use lb_common::local_mac::PLACES;
 use lb_common::map::{ABI_VERSION, BackendRow, Counter, FlowEntry, InsertWindow, Meta, ServiceEntry, SlotPair, name};
 use lb_common::reason::Reason;
 
@@ -60,6 +61,7 @@ pub struct Tables {
     ring: Table,
     backends: Table,
     pairs: Table,
+    local_macs: Table,
 }
 
 struct Table {
@@ -94,6 +96,16 @@ fn shapes(lengths: Lengths, longest: u32) -> [Shape; 4] {
     ]
 }
 
+/// One value on every kernel: half a MiB, where the oldest take four.
+const LOCAL_MACS: Shape = Shape {
+    name: name::LOCAL_MACS,
+    elements: PLACES,
+    size: size_of::<u64>(),
+    whole: true,
+};
+/// Entries of `LOCAL_MAC_SET`, as the object has it.
+const MOST_LOCAL_MACS: u32 = 65_536;
+
 impl Tables {
     /// Makes the maps, or takes those that are pinned. `longest` are the bytes of the longest value, if less than the kernel takes.
     ///
@@ -107,6 +119,7 @@ impl Tables {
             ring: Table::open(ring, pins)?,
             backends: Table::open(backends, pins)?,
             pairs: Table::open(pairs, pins)?,
+            local_macs: Table::open(LOCAL_MACS, pins)?,
         })
     }
 
@@ -117,6 +130,7 @@ impl Tables {
             ring,
             backends,
             pairs,
+            local_macs,
         } = self;
         let length = |table: &Table, units| Value::Constant(u64::from(table.shape.elements) * units);
         let mask = u64::from(services.shape.elements) - 1;
@@ -134,6 +148,7 @@ impl Tables {
             ("PAIRS_START", pairs.start()),
             ("PAIRS_MAP", Value::Map(pairs.fd())),
             ("PAIRS_LENGTH", length(pairs, 1)),
+            ("LOCAL_MACS_START", local_macs.start()),
         ]
     }
 
@@ -176,6 +191,14 @@ impl Tables {
     /// The kernel's.
     pub fn pairs(&self) -> Result<Mapping<Counter>, KernelError> {
         self.pairs.mapping()
+    }
+
+    /// As [`services`](Self::services): the words of [`lb_common::local_mac::place`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn local_macs(&self) -> Result<Mapping<u64>, KernelError> {
+        self.local_macs.mapping()
     }
 }
 
@@ -343,9 +366,12 @@ pub fn fits(folder: &Path, lengths: Lengths) -> Result<(), String> {
             size_of::<u64>(),
             Reason::COUNT as u32,
         ),
+        (name::LOCAL_MAC_SET, MapType::Hash, size_of::<u8>(), MOST_LOCAL_MACS),
     ];
-    let tables =
-        shapes(lengths, longest_value()).map(|shape| (shape.name, MapType::Array, shape.value_size(), shape.entries()));
+    let tables = shapes(lengths, longest_value())
+        .into_iter()
+        .chain([LOCAL_MACS])
+        .map(|shape| (shape.name, MapType::Array, shape.value_size(), shape.entries()));
     for (map, map_type, value_size, entries) in tables.into_iter().chain(others) {
         let info = MapInfo::from_pin(folder.join(map)).map_err(|error| format!("map {map}: {error}"))?;
         let found = (info.map_type().ok(), info.value_size() as usize, info.max_entries());

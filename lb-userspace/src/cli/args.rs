@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use lb_common::encap::Mac;
+
 use crate::api::DEFAULT_SOCKET;
 
 /// Drives the load balancer lbd.
@@ -186,6 +188,9 @@ pub struct Simulation {
     /// Largest IP packet that the interface sends, in bytes
     #[arg(long, default_value_t = 1500, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65_535))]
     pub mtu: u32,
+    /// The host's own Ethernet address: frames for others are passed as other_host. Without it, every frame that is not for a group is the host's
+    #[arg(long, value_name = "MAC", value_parser = mac)]
+    pub mac: Option<Mac>,
 }
 
 /// A backend, as `SERVICE/BACKEND`.
@@ -234,6 +239,12 @@ impl FromStr for BackendName {
 fn duration(text: &str) -> Result<Duration, String> {
     crate::config::duration(text)
         .ok_or_else(|| format!("{text:?} is not a time: a number and ms, s, m or h, such as 10m or 1.5h"))
+}
+
+fn mac(text: &str) -> Result<Mac, String> {
+    crate::config::mac(text).filter(|mac| mac[0] & 1 == 0).ok_or_else(|| {
+        format!("{text:?} is no interface's Ethernet address: six bytes, such as 02:00:00:00:00:01, the first one even")
+    })
 }
 
 #[cfg(test)]

@@ -90,7 +90,8 @@ impl Value<'_, '_> {
     }
 }
 
-fn mac(text: &str) -> Option<Mac> {
+/// Six bytes in hexadecimal digits, with colons or hyphens between them.
+pub fn mac(text: &str) -> Option<Mac> {
     let separator = if text.contains('-') { '-' } else { ':' };
     let mut mac = [0; 6];
     let mut parts = text.split(separator);

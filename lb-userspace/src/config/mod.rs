@@ -43,6 +43,7 @@ use self::service::Service;
 use self::table::Reader;
 use crate::model::{Alert, Model};
 
+pub use self::address::mac;
 pub use self::error::{ConfigError, Errors, SOURCE_LEN, Warning};
 pub use self::prime::{MAX_RING_SIZE, next_prime};
 pub use self::report::{check, finding};

@@ -18,7 +18,7 @@ use crate::bpf::program::{Balancer, Settings};
 use crate::bpf::shape;
 use crate::bpf::tables::Lengths;
 use crate::model::{Capacity, Model, XdpMode};
-use crate::netlink::link_by_name;
+use crate::netlink::{NetlinkError, OwnLink, link_by_name, own_addresses, own_links};
 use crate::plan::apply;
 use crate::plan::layout::Layout;
 use crate::plan::make::plan;
@@ -36,6 +36,9 @@ pub enum ControlError {
     /// A table is full.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The interfaces could not be listed.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
 }
 
 /// The program, its maps and its links.
@@ -192,6 +195,15 @@ impl Kernel {
         Ok(())
     }
 
+    /// Takes note of what the host's own addresses are on the interfaces that the program is on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_own_addresses(&mut self, links: &[OwnLink]) -> Result<(), KernelError> {
+        let attached: Vec<u32> = self.interfaces.iter().map(|(_, ifindex)| *ifindex).collect();
+        self.balancer.set_own_addresses(&own_addresses(links, &attached))
+    }
+
     /// Puts the program on the interfaces, in place of what an earlier daemon put there, and takes it off all others.
     ///
     /// # Errors
@@ -341,6 +353,14 @@ async fn put_on(
     mode: XdpMode,
 ) -> Result<Vec<(String, u32)>, ControlError> {
     let before = links::pinned(pins)?;
+    // Before the program sees a frame, it knows whose frames are its own.
+    let mut indices = before.clone();
+    indices.extend(
+        interfaces
+            .iter()
+            .filter_map(|name| nix::net::if_::if_nametoindex(name.as_str()).ok()),
+    );
+    balancer.set_own_addresses(&own_addresses(&own_links().await?, &indices))?;
     let mut attached = Vec::new();
     for name in interfaces {
         let present = link_by_name(name).await.ok().and_then(|link| link.xdp);

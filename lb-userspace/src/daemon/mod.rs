@@ -56,7 +56,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::alerts::Alerts;
 use crate::api::call::Call;
@@ -67,7 +67,7 @@ use crate::health::{Checker, HealthEvent, State as Health, TargetId, Transition}
 use crate::journal::{Journal, Note};
 use crate::load::agent::{Agents, Word};
 use crate::model::Service;
-use crate::netlink::{Answer, Watcher};
+use crate::netlink::{Answer, OwnLink, Watcher};
 use crate::policy::Now;
 use ahead::{Ahead, Purpose, Ready, Source};
 use drain::Drain;
@@ -91,6 +91,8 @@ enum Event {
     Health(Vec<HealthEvent>),
     /// Ways to backends were found, changed or lost.
     Ways(Vec<(IpAddr, Answer)>),
+    /// Interfaces have changed in what decides which frames are for this host.
+    Links(Vec<OwnLink>),
     /// A router says that packets to this address cannot be delivered, or its host that it unwraps no tunnels.
     Unreachable(Unreachable),
     /// The configuration file is to be read again.
@@ -201,6 +203,7 @@ impl Daemon {
             Event::Call(call) => self.answer(*call).await,
             Event::Health(events) => events.into_iter().for_each(|event| self.note_health(event)),
             Event::Ways(ways) => self.note_ways(ways),
+            Event::Links(links) => self.note_links(&links),
             Event::Unreachable(Unreachable { address, refused }) => self.checker.expedite(address, refused),
             Event::Reload => {
                 let source = Source::File(self.file.clone());
@@ -273,6 +276,12 @@ impl Daemon {
             self.set_targets();
         }
         self.stale.extend(concerned);
+    }
+
+    fn note_links(&mut self, links: &[OwnLink]) {
+        if let Err(error) = self.kernel.set_own_addresses(links) {
+            warn!(%error, "cannot write this host's own Ethernet addresses: frames for new ones are passed, not balanced");
+        }
     }
 
     /// Whether a new service waits for the first verdicts on its backends. Served one by one, each that comes up would take its

@@ -35,7 +35,7 @@ use crate::health::{self, Checker, State as Health, TargetId};
 use crate::journal::{self, Journal, Note};
 use crate::load::agent::Agents;
 use crate::model::{Backend, Model, Node};
-use crate::netlink::{Answer, NetlinkError, Watcher};
+use crate::netlink::{Answer, NetlinkError, Watcher, follow_links};
 use crate::object;
 use crate::path::{self, PathError};
 use crate::plan::Scope;
@@ -250,6 +250,9 @@ async fn run_here(
     }));
     inputs::forward(ways, &events, Event::Ways);
     inputs::forward(calls, &events, Event::from);
+    let (links_sender, links) = mpsc::channel(1);
+    follow_links(links_sender)?;
+    inputs::forward(links, &events, Event::Links);
     inputs::watch_unreachable(&events);
     inputs::watch_signals(&events).map_err(DaemonError::Signals)?;
     let services = daemon.world.model.services.len();

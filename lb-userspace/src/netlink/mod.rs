@@ -9,6 +9,8 @@
 //! - `socket` talks to the kernel;
 //! - [`watcher`] is the loop between them.
 //!
+//! Apart from it, [`own`] says which Ethernet addresses are this host's own.
+//!
 //! The kernel's own tables decide: rules, several routing tables, several next hops and gateways of the other family
 //! (an IPv4 route by way of an IPv6 neighbour, kernel 5.2) are all followed, because every address is looked up in the
 //! kernel (`RTM_GETROUTE`) as a packet of this host would be, without a mark or an input interface. Of a route with
@@ -42,6 +44,7 @@ mod asking;
 mod error;
 pub mod link;
 mod neighbour;
+pub mod own;
 mod route;
 mod socket;
 mod table;
@@ -53,6 +56,7 @@ use lb_common::encap::Mac;
 
 pub use error::{NetlinkError, Refusal, Unreachable};
 pub use link::{Link, XdpAttachment, XdpState, link_by_name, local_addresses};
+pub use own::{OwnLink, follow_links, own_addresses, own_links};
 pub use watcher::Watcher;
 
 /// The way to one address: what the Ethernet header of a packet to it needs.

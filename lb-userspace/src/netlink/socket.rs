@@ -86,9 +86,13 @@ impl Requests {
         collect("list the addresses", self.handle.address().get().execute()).await
     }
 
+    pub(super) async fn links(&self) -> Result<Vec<LinkMessage>, NetlinkError> {
+        collect("list the links", self.handle.link().get().execute()).await
+    }
+
     /// Every link and every neighbour, as the messages that a change of it would send.
     pub(super) async fn snapshot(&self) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let links = collect("list the links", self.handle.link().get().execute()).await?;
+        let links = self.links().await?;
         let mut messages: Vec<_> = links.into_iter().map(RouteNetlinkMessage::NewLink).collect();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let request = self.handle.neighbours().get().set_address_family(family);
@@ -152,7 +156,12 @@ impl Requests {
 
 impl Changes {
     pub(super) fn open() -> Result<Self, NetlinkError> {
-        let (connection, _, messages) = rtnetlink::new_multicast_connection(&GROUPS).map_err(NetlinkError::Open)?;
+        Self::open_for(&GROUPS)
+    }
+
+    /// Hears of changes of these kinds alone.
+    pub(super) fn open_for(groups: &[MulticastGroup]) -> Result<Self, NetlinkError> {
+        let (connection, _, messages) = rtnetlink::new_multicast_connection(groups).map_err(NetlinkError::Open)?;
         Ok(Self {
             messages: messages.map(|(message, _)| message).boxed(),
             _driver: Driver(tokio::spawn(connection)),

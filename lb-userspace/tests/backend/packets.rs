@@ -6,6 +6,7 @@ use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, maps::MapData};
 use lb_common::decap::{AddressKey, DecapReason, name};
+use lb_common::local_mac::LocalMac;
 use lb_userspace::backend::program::PROGRAM;
 
 use crate::frames::{MACS, ethernet, ip, tunnel, udp};
@@ -18,6 +19,9 @@ const VIP_V4: &str = "192.0.2.10";
 const VIP_V6: &str = "2001:db8:1::a";
 const CLIENT_V4: &str = "198.51.100.7";
 const CLIENT_V6: &str = "2001:db8:f::7";
+
+/// Where frames of a test run come from.
+const LOOPBACK: u32 = 1;
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -36,6 +40,9 @@ impl Program {
                 map.insert(AddressKey::from(address), 0, 0).unwrap();
             }
         }
+        let mut own: HashMap<&mut MapData, LocalMac, u8> = ebpf.map_mut(name::LOCAL_MACS).unwrap().try_into().unwrap();
+        own.insert(LocalMac::new(*MACS.first_chunk().unwrap(), LOOPBACK), 0, 0)
+            .unwrap();
         let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();
         program.load().unwrap();
         Program { ebpf }
@@ -191,6 +198,17 @@ fn leaves_everything_else_as_it_is() {
         );
         // A VIP is not a place where tunnels end, and this host's address is not a VIP.
         passes("plain", &ethernet(MACS, &inner), DecapReason::NotATunnel);
+        for mac in [
+            [0xFF; 6],
+            [0x01, 0, 0x5E, 0, 0, 1],
+            [0x33, 0x33, 0, 0, 0, 1],
+            [2, 0, 0, 0, 0, 3],
+        ] {
+            let mut macs = MACS;
+            macs[..6].copy_from_slice(&mac);
+            let frame = ethernet(macs, &tunnel(edge, host, 0, &inner));
+            passes(&format!("for {mac:02x?}"), &frame, DecapReason::OtherHost);
+        }
     }
     let inner = udp(CLIENT_V4, VIP_V4, (1, 2), 0, b"x");
     let v4 = ethernet(MACS, &tunnel(EDGE_V4, HOST_V4, 0, &inner));

@@ -3,6 +3,7 @@
 //!
 //! Needs root. `reference` depends on `lb-common` and the tables alone, so that others can use it too.
 
+mod addressee;
 mod bad_frames;
 mod by_hand;
 mod differential;

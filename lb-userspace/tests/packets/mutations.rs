@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use lb_common::reason::Reason;
-use lb_tests::packet::Packet;
+use lb_tests::packet::{Packet, RECEIVER_MAC, SENDER_MAC};
 
 use crate::edge::{Edge, address, vip};
 
@@ -87,7 +87,8 @@ fn good(rng: &mut Rng) -> Packet {
     let packet = Packet::ip(&client, &address(v6, numbers[rng.usize(..numbers.len())]))
         .traffic_class(rng.u8(..))
         .flow_label(rng.u32(..))
-        .ttl(rng.u8(..))
+        .ttl(if rng.bool() { rng.u8(..) } else { rng.u8(..3) })
+        .macs(destination(rng), SENDER_MAC)
         .padding(if rng.u8(..4) == 0 { rng.usize(..30) } else { 0 });
     let packet = match rng.u8(..16) {
         0 => packet.options(&[1].repeat(rng.usize(..=40))),
@@ -147,5 +148,20 @@ pub(crate) fn mutate(rng: &mut Rng, frame: &mut Vec<u8>) {
             frame.remove(at);
         }
         _ => {}
+    }
+}
+
+/// The host's own address mostly, else another's or a group's.
+fn destination(rng: &mut Rng) -> [u8; 6] {
+    match rng.u8(..16) {
+        0 => [0xFF; 6],
+        1 => [0x33, 0x33, 0, 0, 0, 1],
+        // One that differs in a single bit.
+        2 => {
+            let mut mac = RECEIVER_MAC;
+            mac[rng.usize(..6)] ^= 1 << rng.u8(..8);
+            mac
+        }
+        _ => RECEIVER_MAC,
     }
 }

@@ -10,6 +10,7 @@ use lb_common::hash::{HashKeys, flow_hash, slot};
 use lb_common::map::{BackendNumber, Mode, NOBODY, Rewrite, ServiceEntry, ServiceKey, Slot, flag};
 use lb_common::parse::{Flow, parse};
 use lb_common::reason::{Fate, Reason};
+use lb_userspace::bpf::local_macs::OwnAddresses;
 use lb_userspace::bpf::tables::Tables;
 
 pub(crate) use memory::{Change, Memory, Way};
@@ -35,6 +36,8 @@ pub(crate) struct World<'a> {
     pub(crate) devices: &'a [u32],
     /// The flows that are remembered.
     pub(crate) memory: &'a Memory,
+    /// The host's own Ethernet addresses, by interface.
+    pub(crate) own: &'a OwnAddresses,
     /// The time (`lb_common::map::time_unit`).
     pub(crate) now: u32,
 }
@@ -72,13 +75,13 @@ impl World<'_> {
 
     /// Says what a look-up should answer: a row, or why there is none.
     pub(crate) fn answer(&self, frame: &[u8]) -> Result<u32, Reason> {
-        let found = self.find(frame)?;
+        let found = self.find(frame, false)?;
         self.row_of(&found.service, self.peek(frame, &found))
     }
 
     /// What a frame meets, for people.
     pub(crate) fn describe(&self, frame: &[u8]) -> String {
-        match self.find(frame) {
+        match self.find(frame, true) {
             Ok(found) => {
                 let known = self.memory.flows.get(&self.key(&found));
                 format!(
@@ -91,7 +94,7 @@ impl World<'_> {
     }
 
     fn forward(&self, frame: &[u8], change: &mut Change) -> Result<Outcome, Reason> {
-        let found = self.find(frame)?;
+        let found = self.find(frame, true)?;
         let (number, changed) = self.owner(frame, &found);
         *change = changed;
         let Found {
@@ -116,9 +119,18 @@ impl World<'_> {
         })
     }
 
-    fn find(&self, frame: &[u8]) -> Result<Found, Reason> {
+    /// What a frame's flow has; `arrived`: by an interface, whose own addresses count.
+    fn find(&self, frame: &[u8], arrived: bool) -> Result<Found, Reason> {
         let candidate = parse(frame)?;
         let service = self.service(candidate.key).ok_or(Reason::NotAVip)?;
+        let own = || {
+            self.own
+                .get(&self.ingress)
+                .is_some_and(|own| own.iter().any(|mac| frame.starts_with(mac)))
+        };
+        if frame[0] % 2 == 1 || arrived && !own() {
+            return Err(Reason::OtherHost);
+        }
         let flow = candidate.complete(frame)?;
         let hash = self.hash(&service, &flow);
         let position = service.ring_base() + slot(hash, service.ring_size);
@@ -182,6 +194,7 @@ fn rewritten(frame: &[u8], rewrite: &Rewrite, flow: &Flow, hash: u64) -> Result<
     if is(Mode::L2) {
         out.extend(rewrite.header.iter().flat_map(|word| word.to_ne_bytes()).take(12));
         out.extend(&frame[12..]);
+        one_hop_on(&mut out[ETH_LEN..])?;
         return Ok(out);
     }
     if is(Mode::IpipV4) {
@@ -204,4 +217,24 @@ fn rewritten(frame: &[u8], rewrite: &Rewrite, flow: &Flow, hash: u64) -> Result<
     }
     out.extend(&frame[ETH_LEN..]);
     Ok(out)
+}
+
+/// Lowers an IP packet's TTL or hop limit; the checksum of IPv4's header follows by the textbook (RFC 1624, equation 3).
+fn one_hop_on(packet: &mut [u8]) -> Result<(), Reason> {
+    let v4 = packet[0] >> 4 == 4;
+    let limit = if v4 { 8 } else { 7 };
+    if packet[limit] <= 1 {
+        return Err(Reason::TtlExceeded);
+    }
+    let word = |packet: &[u8], at: usize| u32::from(packet[at]) << 8 | u32::from(packet[at + 1]);
+    let before = word(packet, 8);
+    packet[limit] -= 1;
+    if v4 {
+        let mut sum = (!word(packet, 10) & 0xFFFF) + (!before & 0xFFFF) + word(packet, 8);
+        while sum > 0xFFFF {
+            sum = (sum & 0xFFFF) + (sum >> 16);
+        }
+        packet[10..12].copy_from_slice(&(!sum as u16).to_be_bytes());
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! What becomes of flows whose slots are not stable, packet by packet.
 
 use aya::maps::{HashMap as KernelHash, Map, MapData};
+use crate::edge::own;
 use lb_common::encap;
 use lb_common::map::{BackendNumber, FlowEntry, Meta, NOBODY, ServiceKey, Slot, flag};
 use lb_common::reason::Reason;
@@ -67,6 +68,7 @@ impl Bench {
             })
             .unwrap();
         apply(&plan, &balancer.tables, |row| balancer.raw_pair(row)).unwrap();
+        balancer.set_own_addresses(&own()).unwrap();
         let bench = Self { balancer, rows: 4 };
         bench.all_slots(slot);
         bench

@@ -69,7 +69,9 @@ fn check_frame(service: &Service, backend: &str, packet: &Packet, frame: &[u8], 
         (_, true) => 40,
     };
     assert_eq!(left.len(), frame.len() + grown, "{what}");
-    // All that the client had sent, and the padding: unchanged.
+    // All that the client had sent, and the padding: unchanged, but for the hop that `l2` is.
+    let hop_on = packet.clone().ttl(63).build();
+    let frame = if grown == 0 { &hop_on } else { frame };
     assert_same(&[&frame[..14], &left[14 + grown..]].concat(), frame, what);
     let length = packet.ip_bytes().len();
     match grown {
@@ -347,5 +349,43 @@ fn packets_longer_than_the_mtu_are_named() -> Result<()> {
         "{errors}"
     );
     assert_eq!(desk.errors("edge.toml", &frames, &["--mtu", "1502"])?, "");
+    Ok(())
+}
+
+/// Without an interface every host's address counts as own, and a group's never; with one named, it alone.
+#[test]
+fn frames_for_other_hosts_pass() -> Result<()> {
+    let desk = Desk::new()?;
+    let to = |mac| {
+        Packet::ip(CLIENT_V4, "192.0.2.10")
+            .macs(mac, [2, 0, 0, 0, 0, 9])
+            .tcp(20_000, 80)
+            .build()
+    };
+    let frames = [
+        to([2, 0, 0, 0, 0, 1]),
+        to([2, 0, 0, 0, 0, 2]),
+        to([0xFF; 6]),
+        to([1, 0, 0x5E, 0, 0, 1]),
+    ];
+    capture::write(&desk.scratch.path().join("groups.pcap"), &frames)?;
+    for (arguments, expected) in [
+        (&[][..], ["forwarded", "forwarded", "other_host", "other_host"]),
+        (
+            &["--mac", "02:00:00:00:00:02"],
+            ["other_host", "forwarded", "other_host", "other_host"],
+        ),
+    ] {
+        let output = desk.run(&[&["--config", "edge.toml", "--in", "groups.pcap"], arguments].concat())?;
+        let told: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+        let reasons: Vec<_> = told.iter().map(|packet| packet["reason"].as_str()).collect();
+        assert_eq!(reasons, expected.map(Some), "{arguments:?}");
+        assert!(told.iter().all(|packet| packet["service"] == "l2-v4"), "{told:?}");
+    }
+    for wrong in ["ff:ff:ff:ff:ff:ff", "02:00", "own"] {
+        let output = desk.run(&["--config", "edge.toml", "--in", "groups.pcap", "--mac", wrong])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(wrong), "{said}");
+    }
     Ok(())
 }

@@ -128,6 +128,14 @@ const TESTS: &[Test] = &[
         limit: 600,
     },
     Test {
+        column: Column::EndToEnd,
+        name: "flooding",
+        package: "lb-tests",
+        target: "flooding",
+        filter: "",
+        limit: 300,
+    },
+    Test {
         column: Column::Tunnels,
         name: "kernel-tunnels",
         package: "lb-tests",

@@ -10,6 +10,7 @@ use lb_common::map::{ServiceEntry, ServiceKey, Slot, flag, name, time_unit};
 use lb_common::reason::Reason;
 use lb_tests::packet::assert_same;
 use lb_userspace::bpf::flows::{self, Keep};
+use lb_userspace::bpf::local_macs::OwnAddresses;
 use lb_userspace::bpf::program::{Balancer, Settings};
 use lb_userspace::bpf::tables::{Lengths, Tables};
 use lb_userspace::object;
@@ -21,7 +22,7 @@ use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
-use crate::edge::{LOOPBACK, NOWHERE, PRIME, SEED, key, leaving_by, ways};
+use crate::edge::{LOOPBACK, NOWHERE, PRIME, SEED, key, leaving_by, own, ways};
 use crate::kernel_answers::interface;
 use crate::reference::{DROP, Memory, Outcome, World};
 
@@ -42,6 +43,7 @@ pub(super) struct Fleet {
     windows: PerCpuArray<MapData, InsertWindow>,
     cpu: usize,
     memory: Memory,
+    own: OwnAddresses,
     reasons: [u64; Reason::COUNT],
     pairs: HashMap<u32, Counter>,
 }
@@ -69,6 +71,7 @@ impl Fleet {
         balancer.set_meta(meta).expect("META");
         apply(&plan, &balancer.tables, |row| balancer.raw_pair(row)).expect("counters");
         balancer.allow_redirect(device).expect("DEVICES");
+        balancer.set_own_addresses(&own()).expect("LOCAL_MACS");
         let data = MapData::from_fd(balancer.flows_fd().expect("FLOWS")).expect("FLOWS");
         Self {
             flows: KernelHash::try_from(Map::LruHashMap(data)).expect("flows by hash"),
@@ -77,6 +80,7 @@ impl Fleet {
             balancer,
             device: [device],
             memory: Memory::default(),
+            own: own(),
             reasons: [0; Reason::COUNT],
             pairs: HashMap::new(),
         }
@@ -178,6 +182,7 @@ impl Fleet {
             ingress: LOOPBACK,
             devices: &self.device,
             memory: &self.memory,
+            own: &self.own,
             now,
         }
     }
