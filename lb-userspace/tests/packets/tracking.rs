@@ -1,7 +1,7 @@
 //! What becomes of flows whose slots are not stable, packet by packet.
 
-use aya::maps::{HashMap as KernelHash, Map, MapData};
 use crate::edge::own;
+use aya::maps::{HashMap as KernelHash, Map, MapData};
 use lb_common::encap;
 use lb_common::map::{BackendNumber, FlowEntry, Meta, NOBODY, ServiceKey, Slot, flag};
 use lb_common::reason::Reason;
