@@ -201,6 +201,11 @@ impl<'a> Edge<'a> {
         self.process.as_ref().map_or(Ok(()), |process| process.signal(signal))
     }
 
+    /// The daemon's process; an error if it does not run.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("lbd does not run")?.pid())
+    }
+
     /// The daemon's API without `lbctl`.
     pub fn api(&self) -> Result<Api> {
         let process = self.process.as_ref().context("lbd does not run")?;

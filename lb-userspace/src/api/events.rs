@@ -118,6 +118,12 @@ kinds! {
     KernelBehind = "kernel_behind", Critical;
     /// It does again.
     KernelCaughtUp = "kernel_caught_up", Info;
+    /// The program is not on a configured interface: none of its packets is balanced.
+    XdpDetached = "xdp_detached", Critical;
+    /// It is again.
+    XdpAttached = "xdp_attached", Info;
+    /// Somebody removed the pin that keeps the program on an interface; it is pinned again.
+    XdpPinRestored = "xdp_pin_restored", Warning;
     /// A backend answers its checks.
     BackendUp = "backend_up", Info;
     /// It does not.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::types::BackendDetail;
+use super::types::{BackendDetail, Detached};
 
 /// Something to say about a place in a configuration file: an error or a warning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +106,8 @@ pub struct ApplyReport {
     pub took_ms: u64,
     /// What has changed.
     pub plan: PlanReport,
+    /// Configured interfaces without the program: what is in force reaches none of their packets.
+    pub detached: Vec<Detached>,
 }
 
 /// What an operator wants of a backend; it holds until the operator says otherwise.

@@ -30,6 +30,8 @@ pub struct Status {
     pub config: ConfigSource,
     /// Where the program is attached.
     pub interfaces: Vec<Interface>,
+    /// Configured interfaces without the program: none of their packets is balanced. Empty when all is well.
+    pub detached: Vec<Detached>,
     /// Packets of all interfaces together.
     pub totals: Totals,
     /// Number of services.
@@ -68,6 +70,17 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is up and has a carrier.
     pub up: bool,
+}
+
+/// A configured interface without the program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detached {
+    /// Its name.
+    pub interface: String,
+    /// Why, for people.
+    pub message: String,
+    /// Since when.
+    pub since_unix_ms: u64,
 }
 
 /// Packets by what became of them, since the maps were made.

@@ -87,7 +87,7 @@ fn together(record: &Record, failed: &Record) -> Record {
 }
 
 /// No ARP for the VIPs by this interface: neither answers to requests nor requests in their name.
-fn silence(claim: &Claim, record: &mut Record, interface: &str) -> Result<(), BackendError> {
+pub(super) fn silence(claim: &Claim, record: &mut Record, interface: &str) -> Result<(), BackendError> {
     for (name, advise) in [
         ("arp_ignore", sysctl::arp_ignore as fn(u32, u32) -> Advice),
         ("arp_announce", sysctl::arp_announce),
@@ -123,7 +123,7 @@ fn silence(claim: &Claim, record: &mut Record, interface: &str) -> Result<(), Ba
     Ok(())
 }
 
-async fn add_vip(claim: &Claim, record: &mut Record, host: &Host, vip: IpAddr) -> Result<(), BackendError> {
+pub(super) async fn add_vip(claim: &Claim, record: &mut Record, host: &Host, vip: IpAddr) -> Result<(), BackendError> {
     let addresses = host.addresses().await?;
     let found: Vec<_> = addresses.iter().filter(|found| found.address == vip).collect();
     if found

@@ -92,7 +92,7 @@ impl Host {
         Ok(Host { handle, changes })
     }
 
-    /// Waits until an address has come or gone, or an interface has changed. Never returns if the connection is lost.
+    /// Waits until an address or an interface has come, gone or changed. Never returns if the connection is lost.
     pub async fn changed(&mut self) {
         if self.changes.recv().await.is_none() {
             std::future::pending::<()>().await;

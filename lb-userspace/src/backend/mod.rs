@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 
 use crate::model::XdpMode;
 use host::Host;
+use keeper::Keeper;
 use program::Decapsulator;
 use record::{Claim, Claimed, Record};
 
@@ -26,6 +27,7 @@ mod changes;
 mod checks;
 mod error;
 pub mod host;
+mod keeper;
 mod output;
 pub mod program;
 pub mod record;
@@ -78,7 +80,8 @@ pub async fn run(options: Options, object: &[u8]) -> Result<(), BackendError> {
             );
         }
         checks::surroundings(&host, &options).await;
-        serve::serve(&mut host, &interfaces, &mut decapsulator, signals).await
+        let mut keeper = Keeper::new(&options, &claim, &mut record);
+        serve::serve(&mut host, &mut keeper, &mut decapsulator, signals).await
     }
     .await;
     if served.is_err() {

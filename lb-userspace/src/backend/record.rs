@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::{fmt, mem};
 
@@ -75,7 +75,11 @@ impl Claim {
                 .create(true)
                 .truncate(false)
                 .write(true)
+                // Whoever can open it can lock it, if only for reading, and that keeps this process out.
+                .mode(0o600)
                 .open(&lock_path)
+                .map_err(file_error(&lock_path))?;
+            lock.set_permissions(fs::Permissions::from_mode(0o600))
                 .map_err(file_error(&lock_path))?;
             if let Some(pid) = lock_or_owner(&lock).map_err(|errno| file_error(&lock_path)(errno.into()))? {
                 return Ok(Claimed::Theirs { pid });

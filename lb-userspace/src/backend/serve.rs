@@ -6,13 +6,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::BackendError;
-use super::host::{Host, Interface};
+use super::host::Host;
+use super::keeper::Keeper;
 use super::output::{caution, say};
 use super::program::Decapsulator;
-use crate::netlink::{own_addresses, own_links};
+use crate::netlink::{all_links, own_addresses};
 
 /// How often to look after things that no message tells of.
-const LOOK_AFTER: Duration = Duration::from_secs(5);
+const LOOK_AFTER: Duration = Duration::from_millis(500);
 
 /// The signals that end the program in good order, and the one that asks for the counters.
 pub(super) struct Signals {
@@ -43,16 +44,15 @@ impl Signals {
 /// Runs until a signal ends it.
 pub(super) async fn serve(
     host: &mut Host,
-    interfaces: &[Interface],
+    keeper: &mut Keeper<'_>,
     decapsulator: &mut Decapsulator,
     mut signals: Signals,
 ) -> Result<(), BackendError> {
-    let count = learn_addresses(host, interfaces, decapsulator).await?;
+    let count = learn_addresses(host, keeper.names(), decapsulator).await?;
     say!("ready: unwraps IP in IP that is sent to any of this host's {count} addresses, for the VIPs named");
     say!("stop with SIGTERM or Ctrl-C, which undo all of it; SIGUSR1 prints the counters");
     let mut look_after = interval(LOOK_AFTER);
     look_after.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut lost: Vec<u32> = Vec::new();
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(()),
@@ -60,15 +60,18 @@ pub(super) async fn serve(
             _ = signals.hang_up.recv() => return Ok(()),
             _ = signals.user.recv() => decapsulator.say_counters(),
             () = host.changed() => {
-                if let Err(error) = learn_addresses(host, interfaces, decapsulator).await {
+                // Before the program sees a frame, it knows whose frames are its own.
+                if let Err(error) = learn_addresses(host, keeper.names(), decapsulator).await {
                     caution!("{error}");
                 }
+                keeper.interfaces(host, decapsulator).await;
             }
             _ = look_after.tick() => {
-                if let Err(error) = learn_addresses(host, interfaces, decapsulator).await {
+                if let Err(error) = learn_addresses(host, keeper.names(), decapsulator).await {
                     caution!("{error}");
                 }
-                warn_of_lost(host, interfaces, decapsulator.id(), &mut lost).await;
+                keeper.interfaces(host, decapsulator).await;
+                keeper.vips(host).await;
             }
         }
     }
@@ -77,7 +80,7 @@ pub(super) async fn serve(
 /// Loopback addresses are left out: no tunnel's packet may come from the wire for them.
 async fn learn_addresses(
     host: &Host,
-    interfaces: &[Interface],
+    interfaces: &[String],
     decapsulator: &mut Decapsulator,
 ) -> Result<usize, BackendError> {
     let mut addresses: Vec<_> = host.addresses().await?.into_iter().map(|found| found.address).collect();
@@ -85,30 +88,10 @@ async fn learn_addresses(
     addresses.sort();
     addresses.dedup();
     let count = addresses.len();
-    let indices: Vec<u32> = interfaces.iter().map(|interface| interface.index).collect();
-    let links = own_links().await.map_err(BackendError::Links)?;
-    decapsulator.set_own_addresses(&own_addresses(&links, &indices))?;
+    let links = all_links().await.map_err(BackendError::Links)?;
+    let named = links.iter().filter(|link| interfaces.contains(&link.name));
+    let indices: Vec<u32> = named.map(|link| link.ifindex).collect();
+    decapsulator.set_own_addresses(&own_addresses(links.iter().map(|link| &link.own), &indices))?;
     decapsulator.set_locals(addresses)?;
     Ok(count)
-}
-
-/// Says once that an interface is gone or has lost the program.
-async fn warn_of_lost(host: &Host, interfaces: &[Interface], id: u32, lost: &mut Vec<u32>) {
-    let Ok(now) = host.interfaces().await else { return };
-    for interface in interfaces
-        .iter()
-        .filter(|interface| !lost.contains(&interface.index))
-        .collect::<Vec<_>>()
-    {
-        let attached = now
-            .iter()
-            .any(|found| found.index == interface.index && found.program == Some(id));
-        if !attached {
-            caution!(
-                "{}: the decapsulator is no longer attached, tunnelled packets are not unwrapped",
-                interface.name
-            );
-            lost.push(interface.index);
-        }
-    }
 }

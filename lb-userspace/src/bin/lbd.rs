@@ -65,7 +65,7 @@ fn main() -> ExitCode {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => return failed(&error),
         },
-        Command::Detach { .. } => match daemon::detach() {
+        Command::Detach { .. } => match runtime.block_on(daemon::detach()) {
             Ok(0) => println!("nothing was attached; pins and state, if any, are removed"),
             Ok(count) => println!("detached from {count} interface{}", if count == 1 { "" } else { "s" }),
             Err(error) => return failed(&error),

@@ -1,27 +1,42 @@
-//! Where this instance keeps what outlives its process: pins in a BPF file system, a state folder, a lock.
+//! Where this instance keeps what outlives its process: pins in a BPF file system, a state folder; and who may use them.
 //!
 //! One balancer belongs to one network namespace, so everything is named by it: `host` for the namespace of process 1,
 //! `net-COOKIE` for any other (the cookie is never used twice while the kernel runs; Linux 5.14).
+//!
+//! A daemon locks both folders (flock), so that two which share either are kept apart, whatever their mount namespaces. Nobody but root can
+//! open them. Daemons that share neither are told apart by `rival`.
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use thiserror::Error;
+use tracing::warn;
+
+use super::lock::{FolderLock, LockError, own_folder};
+use super::owner::Owner;
 
 /// What is wrong with the instance's surroundings.
 #[derive(Debug, Error)]
 pub enum InstanceError {
     /// Another daemon serves this network namespace.
-    #[error("another lbd runs in this network namespace: one balancer per namespace; stop it first")]
-    AlreadyRunning,
-    /// The lock could not be tried.
-    #[error("cannot lock this network namespace for one balancer: {0}")]
-    Lock(io::Error),
+    #[error(
+        "another lbd runs in this network namespace{}, and has locked {}: one balancer per namespace; stop it first",
+        .owner.as_ref().map_or(String::new(), |owner| format!(" ({owner})")), .folder.display()
+    )]
+    AlreadyRunning {
+        /// The folder that it has locked.
+        folder: PathBuf,
+        /// Which process it is, where that can be told.
+        owner: Option<Owner>,
+    },
+    /// A folder could not be locked.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// There is no BPF file system and none could be mounted.
     #[error(
         "no BPF file system at {path}, and mounting one there failed: {problem}; run as root: mount -t bpf bpf {path}"
@@ -59,50 +74,84 @@ pub struct Instance {
 const BPF_FS: &str = "/sys/fs/bpf";
 
 impl Instance {
-    /// The instance of this network namespace. Mounts a BPF file system if there is none, and makes the folders.
+    /// The instance of this network namespace, and the lock that keeps any other daemon out of it for as long as it lives. Mounts a BPF file
+    /// system if there is none, and makes the folders.
     ///
     /// # Errors
-    /// If the surroundings do not allow it.
-    pub fn find() -> Result<Self, InstanceError> {
+    /// If another daemon has it, or the surroundings do not allow it.
+    pub fn claim() -> Result<(Self, InstanceLock), InstanceError> {
         let name = name()?;
-        let pins = bpf_fs()?.join("edgelb").join(&name);
+        let all_pins = bpf_fs()?.join(PINS);
         // A namespace other than the host's is gone after a reboot, and so may its state be.
-        let state = Path::new(if name == "host" { "/var/lib/lbd" } else { "/run/lbd" }).join(&name);
-        for folder in [&pins, &state] {
-            fs::create_dir_all(folder).map_err(|source| InstanceError::Folder {
-                path: folder.clone(),
-                source,
-            })?;
+        let state = Path::new(if name == "host" { "/var/lib/lbd" } else { "/run/lbd" });
+        fs::create_dir_all(state).map_err(|source| InstanceError::Folder {
+            path: state.to_owned(),
+            source,
+        })?;
+        // Anybody may make folders in a BPF file system.
+        own_folder(&all_pins)?;
+        let instance = Self {
+            pins: all_pins.join(&name),
+            state: state.join(&name),
+            name,
+        };
+        let lock = |folder: &Path| {
+            FolderLock::take(folder)?.map_err(|owner| InstanceError::AlreadyRunning {
+                folder: folder.to_owned(),
+                owner,
+            })
+        };
+        let lock = InstanceLock {
+            _pins: lock(&instance.pins)?,
+            _state: lock(&instance.state)?,
+        };
+        instance.name_namespace();
+        Ok((instance, lock))
+    }
+
+    /// Says beside the pins which network namespace they belong to, so that they can be removed when it is gone. The host's never goes.
+    fn name_namespace(&self) {
+        let link = self.pins.join(NAMESPACE);
+        if self.name == "host" || fs::symlink_metadata(&link).is_ok() {
+            return;
         }
-        Ok(Self { name, pins, state })
+        let named = fs::read_link("/proc/thread-self/ns/net").and_then(|namespace| symlink(namespace, &link));
+        if let Err(error) = named {
+            warn!(%error, "what is pinned here will stay when this network namespace is gone");
+        }
     }
 
     /// Removes the folders that are empty; what is in one keeps it.
     pub fn tidy(&self) {
+        let rest = fs::read_dir(&self.pins).map_or(0, Iterator::count);
+        if rest == 1 {
+            // The namespace's name alone. What else it may be is kept.
+            if fs::symlink_metadata(self.pins.join(NAMESPACE)).is_ok() {
+                let _ = fs::remove_file(self.pins.join(NAMESPACE));
+            }
+        }
         for folder in [&self.pins, &self.state] {
             // `rmdir` takes empty folders only. The parents may hold another namespace's.
             if fs::remove_dir(folder).is_ok()
-                && let Some(parent) = folder.parent().filter(|parent| parent.ends_with("edgelb"))
+                && let Some(parent) = folder.parent().filter(|parent| parent.ends_with(PINS))
             {
                 let _ = fs::remove_dir(parent);
             }
         }
     }
-
-    /// Keeps any other daemon out of this network namespace as long as the answer lives.
-    ///
-    /// # Errors
-    /// If another one holds it.
-    pub fn lock() -> Result<UnixListener, InstanceError> {
-        use std::os::linux::net::SocketAddrExt as _;
-        // An abstract socket name belongs to the network namespace and goes with the process, however that ends.
-        let address = SocketAddr::from_abstract_name("edgelb.lbd").map_err(InstanceError::Lock)?;
-        UnixListener::bind_addr(&address).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => InstanceError::AlreadyRunning,
-            _ => InstanceError::Lock(error),
-        })
-    }
 }
+
+/// Keeps any other daemon out of a network namespace as long as it lives.
+#[derive(Debug)]
+pub struct InstanceLock {
+    _pins: FolderLock,
+    _state: FolderLock,
+}
+
+/// The folder of all pins in a BPF file system.
+const PINS: &str = "edgelb";
+/// A symbolic link in an instance's folder whose target is its network namespace's name, as in `/proc/PID/ns/net`.
+pub(super) const NAMESPACE: &str = "namespace";
 
 fn name() -> Result<String, InstanceError> {
     let own = fs::read_link("/proc/self/ns/net");

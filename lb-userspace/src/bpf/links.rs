@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
@@ -10,8 +11,8 @@ use aya::programs::{ProgramError, Xdp, XdpMode as Attach};
 use thiserror::Error;
 use tracing::{error, info, warn};
 
-use super::detach::detach;
 use super::error::KernelError;
+use super::link_fd::{self, LinkState};
 use super::program::Balancer;
 use crate::model::XdpMode;
 use crate::netlink::{XdpAttachment, XdpState};
@@ -67,9 +68,73 @@ pub enum AttachError {
     Kernel(#[from] KernelError),
 }
 
+/// The program on an interface. Dropped, the program stays: the pin keeps it.
+///
+/// The descriptor is held, so that a pin that somebody removes takes no program off.
+#[derive(Debug)]
+pub struct Attachment {
+    /// The interface's name, as configured.
+    pub interface: String,
+    /// Its index when the program was attached.
+    pub ifindex: u32,
+    link: OwnedFd,
+    pin: PathBuf,
+}
+
+impl Attachment {
+    fn open(interface: &str, ifindex: u32, pin: PathBuf) -> Result<Self, AttachError> {
+        let link = link_fd::open(&pin).map_err(|source| AttachError::Pin {
+            path: pin.clone(),
+            source,
+        })?;
+        Ok(Self {
+            interface: interface.to_owned(),
+            ifindex,
+            link,
+            pin,
+        })
+    }
+
+    /// What the kernel says of the link.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn state(&self) -> io::Result<LinkState> {
+        link_fd::state(self.link.as_fd())
+    }
+
+    /// Pins the link again if its pin is gone; says whether it was.
+    ///
+    /// # Errors
+    /// If it cannot be pinned: the program then ends with this process.
+    pub fn pin_again(&self) -> Result<bool, AttachError> {
+        if self.pin.exists() {
+            return Ok(false);
+        }
+        let pinned = link_fd::pin(self.link.as_fd(), &self.pin);
+        pinned.map(|()| true).map_err(|source| AttachError::Pin {
+            path: self.pin.clone(),
+            source,
+        })
+    }
+
+    /// Takes the program off, wherever the interface is now, and removes the pin.
+    pub fn detach(self) {
+        if let Err(error) = link_fd::detach(self.link.as_fd()) {
+            info!(interface = self.interface, %error, "not detached at once");
+        }
+        match fs::remove_file(&self.pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(pin = %self.pin.display(), %error, "left behind");
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Puts the loaded program on an interface, in place of an earlier daemon's if there is one, and pins the link in `folder`.
 ///
-/// `present` is the program that is on the interface now. Returns the interface's index.
+/// `present` is the program that is on the interface now.
 ///
 /// # Errors
 /// If it cannot be. An earlier daemon's attachment is still there then, and may have this program.
@@ -79,7 +144,7 @@ pub fn attach(
     interface: &str,
     mode: XdpMode,
     present: Option<XdpState>,
-) -> Result<u32, AttachError> {
+) -> Result<Attachment, AttachError> {
     let name = interface.to_owned();
     let ifindex =
         nix::net::if_::if_nametoindex(interface).map_err(|_| AttachError::NoInterface { name: name.clone() })?;
@@ -97,7 +162,7 @@ pub fn attach(
                 };
                 if fits {
                     info!(interface, "program replaced in place");
-                    return Ok(ifindex);
+                    return Attachment::open(interface, ifindex, pin);
                 }
                 info!(interface, "attaching again: the mode asked for is another");
                 earlier = native;
@@ -118,7 +183,7 @@ pub fn attach(
                 if mode == XdpMode::Auto && matches!(attempt, Attach::Skb) {
                     warn!(interface, refusal, "no native XDP: generic mode, several times slower");
                 }
-                return Ok(ifindex);
+                return Attachment::open(interface, ifindex, pin);
             }
             Err(Refusal::Busy) => {
                 let program = present.map(|present| present.program_id);
@@ -202,6 +267,21 @@ pub fn replace_all(balancer: &mut Balancer, folder: &Path) -> Result<(), AttachE
     Ok(())
 }
 
+/// Puts the loaded program in the place of what is attached through the links pinned in `folder`, but for those in `done`: interfaces that
+/// cannot be told from ones that are configured and missing, because they have another name now.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn replace_others(balancer: &mut Balancer, folder: &Path, done: &[u32]) -> Result<(), AttachError> {
+    for ifindex in pinned(folder)?.into_iter().filter(|ifindex| !done.contains(ifindex)) {
+        // One whose interface is gone has no program any more.
+        if let Err(problem) = replace(balancer.balance_mut()?, &pin(folder, ifindex)) {
+            info!(ifindex, problem, "nothing to replace");
+        }
+    }
+    Ok(())
+}
+
 /// Takes the program off every interface that is not in `keep`. Says off how many.
 ///
 /// # Errors
@@ -231,7 +311,7 @@ fn replace(program: &mut Xdp, pin: &Path) -> Result<(), String> {
 }
 
 fn remove(pin: &Path) -> Result<(), AttachError> {
-    if let Err(error) = detach(pin) {
+    if let Err(error) = link_fd::open(pin).and_then(|link| link_fd::detach(link.as_fd())) {
         // Then it goes a little after its pin.
         info!(pin = %pin.display(), %error, "not detached at once");
     }

@@ -281,6 +281,11 @@ impl Balancer {
         self.set_own_addresses(&OwnAddresses::from([(LOOPBACK, mac.into_iter().collect())]))
     }
 
+    /// Whether packets can be redirected to an interface.
+    pub fn allows_redirect(&self, ifindex: u32) -> bool {
+        self.devices.get(ifindex, 0).is_ok()
+    }
+
     /// Lets packets be redirected to an interface.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use serde::Serialize;
 use crate::api::MAX_REQUEST;
 use crate::api::client::{Client, ClientError};
 use crate::api::report::{BackendAction, CheckReport, Finding, SimulatedPacket, Verdict};
+use crate::api::types::Detached;
 use crate::policy::Confirm;
 use args::{Arguments, BackendArguments, BackendVerb, Output, ServiceVerb, Simulation, Verb};
 use output::Printer;
@@ -105,8 +106,13 @@ async fn run(arguments: &Arguments, offline: Offline, printer: &Printer) -> Resu
                 .map_err(|error| file.blame(error))?;
             printer.print(&report, render::apply)?;
             printer.findings(&file.name, &file.text, &report.plan.warnings);
+            return Ok(exit_of(&report.detached));
         }
-        Verb::Status => printer.print(&client.status().await?, render::status)?,
+        Verb::Status => {
+            let status = client.status().await?;
+            printer.print(&status, render::status)?;
+            return Ok(exit_of(&status.detached));
+        }
         Verb::Service(ServiceVerb::List) => printer.print(&client.services().await?, |services, view| {
             render::services(services, view)
         })?,
@@ -147,6 +153,15 @@ async fn run(arguments: &Arguments, offline: Offline, printer: &Printer) -> Resu
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whoever asks must not take it for good that packets of an interface are not balanced.
+fn exit_of(detached: &[Detached]) -> ExitCode {
+    if detached.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn check(file: &Path, offline: Offline, printer: &Printer) -> Result<ExitCode, Failure> {

@@ -35,6 +35,9 @@ impl From<Call> for Event {
 impl Daemon {
     /// Answers one request.
     pub(super) async fn answer(&mut self, call: Call) {
+        if matches!(call, Call::Status(_)) {
+            self.check_interfaces().await;
+        }
         // What is shown must not be older than what was told.
         self.converge();
         match call {
@@ -96,6 +99,7 @@ impl Daemon {
             rate: sum(rates),
         };
         let (interfaces, mut warnings) = self.interfaces().await;
+        warnings.extend(self.attached.warnings());
         warnings.extend(self.behind());
         warnings.extend(self.unusual());
         warnings.extend(self.alerts.iter().flat_map(Alerts::problems));
@@ -122,6 +126,7 @@ impl Daemon {
             generation: self.kernel.balancer.meta().map_err(internal)?.generation,
             config: self.source.clone(),
             interfaces,
+            detached: self.attached.detached(),
             totals,
             services: self.world.model.services.len() as u32,
             backends,
@@ -146,8 +151,12 @@ impl Daemon {
     async fn interfaces(&self) -> (Vec<Interface>, Vec<String>) {
         let mut interfaces = Vec::new();
         let mut warnings = Vec::new();
-        for (name, ifindex) in &self.kernel.interfaces {
-            let link = match link_by_name(name).await {
+        for attachment in self.kernel.attachments() {
+            let (name, ifindex) = (&attachment.interface, attachment.ifindex);
+            // It may have another name than the configured one.
+            let name_now = nix::net::if_::if_indextoname(ifindex).map(|name| name.to_string_lossy().into_owned());
+            let name_now = name_now.unwrap_or_else(|_| name.clone());
+            let link = match link_by_name(&name_now).await {
                 Ok(link) => link,
                 Err(error) => {
                     warnings.push(format!("interface {name}: {error}"));
@@ -155,9 +164,7 @@ impl Daemon {
                 }
             };
             let Some(xdp) = link.xdp else {
-                warnings.push(format!(
-                    "interface {name}: the program is not attached any more: restart lbd"
-                ));
+                warnings.push(format!("interface {name}: the program is not attached any more"));
                 continue;
             };
             let xdp_mode = match xdp.mode {
@@ -177,7 +184,7 @@ impl Daemon {
             }
             interfaces.push(Interface {
                 name: name.clone(),
-                ifindex: *ifindex,
+                ifindex,
                 xdp_mode,
                 program_id: xdp.program_id,
                 mtu: link.mtu,

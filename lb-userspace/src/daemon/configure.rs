@@ -38,6 +38,7 @@ struct Candidate {
 impl Daemon {
     /// Shows what a configuration would change, or makes it the one in force.
     pub(super) async fn take_config(&mut self, ready: Ready) {
+        self.check_interfaces().await;
         // What is compared with must not be older than what was told.
         self.converge();
         let Ready {
@@ -94,6 +95,7 @@ impl Daemon {
                 let note = Note::new(EventKind::ConfigApplied, cause);
                 let (before, after) = (report.generation.saturating_sub(1), report.generation);
                 self.tell(note.change(before, after).because(file.unwrap_or("standard input")));
+                self.remind_of_detached(cause);
             }
             Err(refused) => self.tell(Note::new(EventKind::ConfigRefused, cause).because(refused)),
         }
@@ -195,6 +197,7 @@ impl Daemon {
             by,
         };
         self.config_warnings = warnings.iter().map(|warning| warning.headline().to_string()).collect();
+        self.check_interfaces().await;
         let generation = self.kernel.next_generation().map_err(internal)?;
         let took_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
         info!(
@@ -207,6 +210,7 @@ impl Daemon {
             generation,
             took_ms,
             plan: report,
+            detached: self.attached.detached(),
         })
     }
 
@@ -216,13 +220,19 @@ impl Daemon {
         world.have_rings(rings);
         world.replace_model(parsed.model);
         world.interfaces = Vec::new();
+        let awaited = self.attached.awaited();
         for interface in &world.model.node.interfaces {
-            let index = nix::net::if_::if_nametoindex(interface.as_str()).map_err(|_| {
-                refused(format!(
-                    "node.interfaces: this host has no interface {interface:?}; see `ip link`"
-                ))
-            })?;
-            world.interfaces.push(index);
+            let held = self.kernel.attachment(interface).map(|attachment| attachment.ifindex);
+            match nix::net::if_::if_nametoindex(interface.as_str()) {
+                Ok(index) => world.interfaces.push(index),
+                // Known to be missing: the rest of the configuration need not wait for it.
+                Err(_) if awaited.contains(interface) => world.interfaces.extend(held),
+                Err(_) => {
+                    return Err(refused(format!(
+                        "node.interfaces: this host has no interface {interface:?}; see `ip link`"
+                    )));
+                }
+            }
         }
         let changes = world.decide_all(super::now());
         let mut wanted = world.wanted_all();
@@ -252,14 +262,15 @@ impl Daemon {
         wanted: &[WantedService],
         plan: Option<&Plan>,
     ) -> Result<(), ApiError> {
+        let awaited = self.attached.awaited();
         let Some(plan) = plan else {
             warn!("the tables are made anew: another seed, other capacities, or no room left in the present ones");
-            return self.kernel.reload(model, wanted).await.map_err(refused);
+            return self.kernel.reload(model, wanted, &awaited).await.map_err(refused);
         };
         let node = &self.world.model.node;
         if model.node.interfaces != node.interfaces || model.node.xdp_mode != node.xdp_mode {
             self.kernel
-                .attach(&model.node.interfaces, model.node.xdp_mode)
+                .attach(&model.node.interfaces, model.node.xdp_mode, &awaited)
                 .await
                 .map_err(refused)?;
         }

@@ -8,6 +8,7 @@ use tracing::info;
 
 use super::{Event, TICK};
 use crate::health;
+use crate::netlink::{NetlinkError, links};
 
 /// Sends everything that comes out of `receiver` into the loop.
 pub(super) fn forward<T: Send + 'static>(
@@ -23,6 +24,12 @@ pub(super) fn forward<T: Send + 'static>(
             }
         }
     });
+}
+
+/// Follows this host's interfaces.
+pub(super) fn watch_links(events: &mpsc::UnboundedSender<Event>) -> Result<(), NetlinkError> {
+    let events = events.clone();
+    links::follow(move |changes| events.send(Event::Links(changes)).is_ok())
 }
 
 /// Listens for ICMP errors, as far as this host lets it: probes find the same, only later.

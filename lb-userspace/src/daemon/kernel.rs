@@ -1,6 +1,6 @@
 //! The daemon's hold on the kernel: the program on its interfaces, and plans carried out.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use super::bring::allow_redirects;
 use crate::bpf::error::KernelError;
 use crate::bpf::grace;
 use crate::bpf::instance::Instance;
-use crate::bpf::links::{self, AttachError};
+use crate::bpf::links::{self, AttachError, Attachment};
 use crate::bpf::program::{Balancer, Settings};
 use crate::bpf::shape;
 use crate::bpf::tables::Lengths;
@@ -48,8 +48,10 @@ pub struct Kernel {
     settings: Settings,
     /// The loaded program.
     pub balancer: Balancer,
-    /// Names and indices of the interfaces that it is attached to.
-    pub interfaces: Vec<(String, u32)>,
+    /// The loaded program's number in the kernel.
+    program_id: u32,
+    /// Where it is attached. An interface that is configured and missing has none.
+    attachments: Vec<Attachment>,
     /// Interfaces that packets may be redirected to.
     redirects: HashSet<u32>,
 }
@@ -136,8 +138,9 @@ impl Kernel {
             object,
             instance,
             settings,
+            program_id: balancer.program_id()?,
             balancer,
-            interfaces: Vec::new(),
+            attachments: Vec::new(),
             redirects: HashSet::new(),
         })
     }
@@ -199,29 +202,111 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn set_own_addresses(&mut self, links: &[OwnLink]) -> Result<(), KernelError> {
-        let attached: Vec<u32> = self.interfaces.iter().map(|(_, ifindex)| *ifindex).collect();
-        self.balancer.set_own_addresses(&own_addresses(links, &attached))
+    pub fn set_own_addresses<'a>(&mut self, links: impl IntoIterator<Item = &'a OwnLink>) -> Result<(), KernelError> {
+        let own = own_addresses(links, &self.indices());
+        self.balancer.set_own_addresses(&own)
     }
 
-    /// Puts the program on the interfaces, in place of what an earlier daemon put there, and takes it off all others.
+    /// Forgets that packets may leave by interfaces: the kernel strikes an interface out when it is removed, or moved to another network
+    /// namespace, also if one with the same index comes after it.
+    pub fn forget_redirects(&mut self, gone: impl Fn(u32) -> bool) {
+        self.redirects.retain(|ifindex| !gone(*ifindex));
+    }
+
+    /// Interfaces that packets may leave by, and which the kernel has struck out.
+    pub fn lost_redirects(&self) -> BTreeSet<u32> {
+        let lost = |ifindex: &&u32| !self.balancer.allows_redirect(**ifindex);
+        self.redirects.iter().filter(lost).copied().collect()
+    }
+
+    /// Puts the program on the interfaces, in place of what an earlier daemon put there, and takes it off all others. Those in `awaited` may
+    /// be without it for now.
     ///
     /// # Errors
-    /// If one interface does not take it; then it is attached to none that it was not attached to before.
-    pub async fn attach(&mut self, interfaces: &[String], mode: XdpMode) -> Result<(), ControlError> {
-        let attached = put_on(&mut self.balancer, &self.instance.pins, interfaces, mode).await?;
-        self.settle(attached)
+    /// If another interface does not take it; then it is attached to none that it was not attached to before.
+    pub async fn attach(
+        &mut self,
+        interfaces: &[String],
+        mode: XdpMode,
+        awaited: &BTreeSet<String>,
+    ) -> Result<(), ControlError> {
+        let attached = put_on(&mut self.balancer, &self.instance.pins, interfaces, mode, awaited).await?;
+        self.settle(attached, interfaces)
     }
 
-    /// Takes the program off all other interfaces, and makes the tables in use the ones that the next daemon finds.
-    fn settle(&mut self, attached: Vec<(String, u32)>) -> Result<(), ControlError> {
+    /// Puts the program on one interface of those configured that has lost it.
+    ///
+    /// # Errors
+    /// If it does not take it.
+    pub async fn attach_again(
+        &mut self,
+        name: &str,
+        mode: XdpMode,
+        interfaces: &[String],
+    ) -> Result<(), ControlError> {
+        let present = link_by_name(name).await.ok().and_then(|link| link.xdp);
+        let mut indices = self.indices();
+        indices.extend(nix::net::if_::if_nametoindex(name).ok());
+        let links = own_links().await?;
+        self.balancer.set_own_addresses(&own_addresses(&links, &indices))?;
+        let attachment = links::attach(&mut self.balancer, &self.instance.pins, name, mode, present)?;
+        let mut attached = std::mem::take(&mut self.attachments);
+        attached.retain(|other| other.interface != name);
+        attached.push(attachment);
+        self.settle(attached, interfaces)
+    }
+
+    /// Lets go of an interface that is not there any more. If it is elsewhere, its packets are not balanced there.
+    pub fn let_go(&mut self, name: &str) {
+        let (gone, stay) = std::mem::take(&mut self.attachments)
+            .into_iter()
+            .partition(|attachment| attachment.interface == name);
+        self.attachments = stay;
+        gone.into_iter().for_each(Attachment::detach);
+    }
+
+    /// Where the program is attached.
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    /// Indices of these interfaces.
+    pub fn indices(&self) -> Vec<u32> {
+        self.attachments.iter().map(|attachment| attachment.ifindex).collect()
+    }
+
+    /// The loaded program's number in the kernel.
+    pub fn program_id(&self) -> u32 {
+        self.program_id
+    }
+
+    /// The attachment to the interface that is configured by this name.
+    pub fn attachment(&self, name: &str) -> Option<&Attachment> {
+        self.attachments.iter().find(|attachment| attachment.interface == name)
+    }
+
+    /// Takes the program off all other interfaces than those that are configured, and makes the tables in use the ones that the next daemon
+    /// finds.
+    fn settle(&mut self, mut attached: Vec<Attachment>, configured: &[String]) -> Result<(), ControlError> {
         let pins = &self.instance.pins;
-        let keep: Vec<u32> = attached.iter().map(|(_, ifindex)| *ifindex).collect();
-        let detached = links::detach_others(pins, &keep)?;
-        if detached > 0 {
-            info!(detached, "taken off interfaces that are not configured any more");
+        let keep: Vec<u32> = attached.iter().map(|attachment| attachment.ifindex).collect();
+        let has = |name: &String| attached.iter().any(|attachment| attachment.interface == *name);
+        if configured.iter().all(has) {
+            let detached = links::detach_others(pins, &keep)?;
+            if detached > 0 {
+                info!(detached, "taken off interfaces that are not configured any more");
+            }
+        } else {
+            // What is attached elsewhere may be a configured interface under another name: it goes on.
+            links::replace_others(&mut self.balancer, pins, &keep)?;
         }
-        self.interfaces = attached;
+        // One that was not found by its name may have another: it is looked after as before.
+        let known: BTreeSet<String> = attached.iter().map(|attachment| attachment.interface.clone()).collect();
+        let earlier = std::mem::take(&mut self.attachments).into_iter();
+        attached.extend(earlier.filter(|earlier| {
+            configured.contains(&earlier.interface) && !known.contains(&earlier.interface)
+        }));
+        self.attachments = attached;
         let (current, new, old) = (pins.join(TABLES), pins.join(TABLES_NEW), pins.join(TABLES_OLD));
         if new.exists() {
             if current.exists() {
@@ -238,7 +323,12 @@ impl Kernel {
     ///
     /// # Errors
     /// If it cannot be; then all is as it was.
-    pub async fn reload(&mut self, model: &Model, wanted: &[WantedService]) -> Result<(), ControlError> {
+    pub async fn reload(
+        &mut self,
+        model: &Model,
+        wanted: &[WantedService],
+        awaited: &BTreeSet<String>,
+    ) -> Result<(), ControlError> {
         let pins = self.instance.pins.clone();
         let folder = pins.join(TABLES_NEW);
         discard(&folder)?;
@@ -246,13 +336,16 @@ impl Kernel {
         let mut redirects = HashSet::new();
         let linked = links::pinned(&pins)?;
         let made = self.fill_new(settings, &folder, wanted, &mut redirects);
+        let made = made.and_then(|mut balancer| Ok((balancer.program_id()?, balancer)));
         let ready = match made {
-            Ok(mut balancer) => put_on(&mut balancer, &pins, &model.node.interfaces, model.node.xdp_mode)
-                .await
-                .map(|attached| (balancer, attached)),
+            Ok((id, mut balancer)) => {
+                let node = &model.node;
+                let attached = put_on(&mut balancer, &pins, &node.interfaces, node.xdp_mode, awaited).await;
+                attached.map(|attached| (balancer, id, attached))
+            }
             Err(error) => Err(error),
         };
-        let (balancer, attached) = match ready {
+        let (balancer, program_id, attached) = match ready {
             Ok(ready) => ready,
             Err(error) => {
                 // Some interfaces may have the new program already. It goes from those that had none, and back on the others.
@@ -267,9 +360,10 @@ impl Kernel {
             }
         };
         let old = std::mem::replace(&mut self.balancer, balancer);
+        self.program_id = program_id;
         self.settings = settings;
         self.redirects = redirects;
-        self.settle(attached)?;
+        self.settle(attached, &model.node.interfaces)?;
         // The last packet that the old program counts has left it.
         grace::period();
         self.continue_counters(&old)?;
@@ -345,13 +439,14 @@ impl Kernel {
     }
 }
 
-/// Puts the program on the interfaces, or on none where it was not before.
+/// Puts the program on the interfaces, or on none where it was not before. Those in `awaited` are left out if they do not take it.
 async fn put_on(
     balancer: &mut Balancer,
     pins: &Path,
     interfaces: &[String],
     mode: XdpMode,
-) -> Result<Vec<(String, u32)>, ControlError> {
+    awaited: &BTreeSet<String>,
+) -> Result<Vec<Attachment>, ControlError> {
     let before = links::pinned(pins)?;
     // Before the program sees a frame, it knows whose frames are its own.
     let mut indices = before.clone();
@@ -365,7 +460,8 @@ async fn put_on(
     for name in interfaces {
         let present = link_by_name(name).await.ok().and_then(|link| link.xdp);
         match links::attach(balancer, pins, name, mode, present) {
-            Ok(ifindex) => attached.push((name.clone(), ifindex)),
+            Ok(attachment) => attached.push(attachment),
+            Err(error) if awaited.contains(name) => info!(%error, "not attached yet"),
             Err(error) => {
                 links::detach_others(pins, &before)?;
                 return Err(error.into());
@@ -373,6 +469,11 @@ async fn put_on(
         }
     }
     Ok(attached)
+}
+
+/// Whether an earlier daemon has left tables.
+pub fn installed(instance: &Instance) -> bool {
+    [TABLES, TABLES_OLD].iter().any(|folder| instance.pins.join(folder).exists())
 }
 
 /// Finishes or takes back what a daemon was doing with whole folders of tables when it was killed.

@@ -13,6 +13,8 @@
 //! | `bring` | what is wanted, to the kernel |
 //! | `before` | what an earlier daemon left |
 //! | `inputs` | what comes into the loop |
+//! | `attached` | whether the program is on the interfaces that are configured; pure |
+//! | `interfaces` | what is done where it is not |
 //! | `answers` | what the API shows |
 //! | `counts` | what is counted for it |
 //! | `tell` | what has happened, as events |
@@ -28,6 +30,7 @@
 
 mod ahead;
 mod answers;
+mod attached;
 mod before;
 mod bring;
 mod clock;
@@ -35,6 +38,7 @@ mod configure;
 mod counts;
 mod drain;
 mod inputs;
+mod interfaces;
 pub mod kernel;
 mod later;
 mod loads;
@@ -67,7 +71,8 @@ use crate::health::{Checker, HealthEvent, State as Health, TargetId, Transition}
 use crate::journal::{Journal, Note};
 use crate::load::agent::{Agents, Word};
 use crate::model::Service;
-use crate::netlink::{Answer, OwnLink, Watcher};
+use crate::netlink::{Answer, LinkChanges, Watcher};
+use attached::Attached;
 use crate::policy::Now;
 use ahead::{Ahead, Purpose, Ready, Source};
 use drain::Drain;
@@ -91,10 +96,10 @@ enum Event {
     Health(Vec<HealthEvent>),
     /// Ways to backends were found, changed or lost.
     Ways(Vec<(IpAddr, Answer)>),
-    /// Interfaces have changed in what decides which frames are for this host.
-    Links(Vec<OwnLink>),
     /// A router says that packets to this address cannot be delivered, or its host that it unwraps no tunnels.
     Unreachable(Unreachable),
+    /// Interfaces came, went or changed.
+    Links(LinkChanges),
     /// The configuration file is to be read again.
     Reload,
     /// A configuration was read.
@@ -116,6 +121,7 @@ struct Daemon {
     world: World,
     ahead: Ahead,
     kernel: Kernel,
+    attached: Attached,
     checker: Checker,
     paths: Paths,
     wayless: Wayless,
@@ -203,8 +209,8 @@ impl Daemon {
             Event::Call(call) => self.answer(*call).await,
             Event::Health(events) => events.into_iter().for_each(|event| self.note_health(event)),
             Event::Ways(ways) => self.note_ways(ways),
-            Event::Links(links) => self.note_links(&links),
             Event::Unreachable(Unreachable { address, refused }) => self.checker.expedite(address, refused),
+            Event::Links(changes) => self.on_links(changes).await,
             Event::Reload => {
                 let source = Source::File(self.file.clone());
                 self.ahead.read(&self.world, source, Purpose::Reload);
@@ -212,6 +218,7 @@ impl Daemon {
             Event::Ready(ready) => self.take_config(*ready).await,
             Event::Tick => {
                 self.rates.sample(&self.kernel);
+                self.tick_interfaces().await;
                 if self.paths.tend(&self.world) {
                     self.set_targets();
                 }
@@ -276,12 +283,6 @@ impl Daemon {
             self.set_targets();
         }
         self.stale.extend(concerned);
-    }
-
-    fn note_links(&mut self, links: &[OwnLink]) {
-        if let Err(error) = self.kernel.set_own_addresses(links) {
-            warn!(%error, "cannot write this host's own Ethernet addresses: frames for new ones are passed, not balanced");
-        }
     }
 
     /// Whether a new service waits for the first verdicts on its backends. Served one by one, each that comes up would take its

@@ -1,6 +1,6 @@
 //! How the probes of each backend travel: kept in step with what is known of the ways there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -92,8 +92,22 @@ impl Paths {
         changed
     }
 
+    /// The kernel has removed interfaces; says whether answers of probes were expected there.
+    pub(super) fn forget_interfaces(&mut self, gone: &BTreeSet<u32>) -> bool {
+        let path = self.path.as_mut();
+        path.is_some_and(|path| path.forget_interfaces(|ifindex| gone.contains(&ifindex)))
+    }
+
     /// What a moment's passing asks for: another try, or another look at this host's addresses.
     pub(super) fn tend(&mut self, world: &World) -> bool {
+        let lost = self.path.as_ref().map_or(HashSet::new(), UsersPath::lost_interfaces);
+        if !lost.is_empty()
+            && let Some(path) = &mut self.path
+        {
+            warn!(interfaces = ?lost, "the program for the probes' answers was taken off: it is put back");
+            path.forget_interfaces(|ifindex| lost.contains(&ifindex));
+            return self.follow(world);
+        }
         let due = match (&self.path, &self.problem) {
             (None, None) => false,
             (_, Some((_, at))) => at.elapsed() >= PATIENCE,

@@ -22,20 +22,23 @@ use super::state::{State, StateError, Store};
 use super::sweep::Transitions;
 use super::wayless::Wayless;
 use super::world::World;
-use super::{Daemon, Event, before, inputs};
+use super::{Daemon, Event, before, inputs, kernel};
+use super::attached::Attached;
 use crate::alerts::Alerts;
 use crate::api::events::{Cause, EventKind};
 use crate::api::server::{self, Timeouts};
 use crate::api::socket::{self, SocketError};
 use crate::api::types::{Acceptance, ConfigSource};
 use crate::bpf::instance::{Instance, InstanceError};
-use crate::bpf::links::{self, AttachError};
+use crate::bpf::links::AttachError;
+use crate::bpf::rival::{self, Rival};
+use crate::bpf::vanished;
 use crate::config::{self, Errors, Parsed};
 use crate::health::{self, Checker, State as Health, TargetId};
 use crate::journal::{self, Journal, Note};
 use crate::load::agent::Agents;
 use crate::model::{Backend, Model, Node};
-use crate::netlink::{Answer, NetlinkError, Watcher, follow_links};
+use crate::netlink::{Answer, NetlinkError, Watcher, all_links};
 use crate::object;
 use crate::path::{self, PathError};
 use crate::plan::Scope;
@@ -50,6 +53,9 @@ pub enum DaemonError {
     /// What it runs in is not as it must be.
     #[error(transparent)]
     Instance(#[from] InstanceError),
+    /// Another daemon serves this network namespace from another mount namespace.
+    #[error(transparent)]
+    Rival(#[from] Rival),
     /// The socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -93,8 +99,12 @@ const FIRST_WAYS: Duration = Duration::from_secs(3);
 pub async fn run(file: &Path, socket: &Path) -> Result<(), DaemonError> {
     let Parsed { model, warnings } = config::load(file).map_err(DaemonError::Config)?;
     let file_hash = std::fs::read(file).map_or(0, |bytes| xxh3_64(&bytes));
-    let _lock = Instance::lock()?;
-    let instance = Instance::find()?;
+    let (instance, _lock) = Instance::claim()?;
+    if let Some(rival) = rival::find(&all_links().await?, &instance.pins).map_err(ControlError::from)? {
+        instance.tidy();
+        return Err(rival.into());
+    }
+    vanished::remove(&instance);
     let done = run_here(file, socket, &instance, Parsed { model, warnings }, file_hash).await;
     if done.is_err() {
         instance.tidy();
@@ -150,10 +160,10 @@ async fn run_here(
         Err(error) => warn!(%error, "the limit of open files cannot be raised"),
     }
 
-    let fresh = links::pinned(&instance.pins).map_err(ControlError::from)?.is_empty();
+    let fresh = !kernel::installed(instance);
     let (ways_sender, ways) = mpsc::channel(64);
     let positions = Positions::load(&instance.state);
-    let prepared = prepare(instance.clone(), model, &state, &positions, ways_sender.clone()).await;
+    let prepared = prepare(instance.clone(), fresh, model, &state, &positions, ways_sender.clone()).await;
     let Prepared {
         world,
         kernel,
@@ -206,6 +216,7 @@ async fn run_here(
         world,
         ahead,
         kernel,
+        attached: Attached::default(),
         checker,
         paths: Paths::new(),
         wayless,
@@ -240,6 +251,7 @@ async fn run_here(
     });
     let new: Vec<String> = new.map(|service| service.name.clone()).collect();
     new.into_iter().for_each(|name| daemon.hold(name));
+    daemon.check_interfaces().await;
     daemon.follow();
     daemon.follow_agents();
     let (calls_sender, calls) = mpsc::channel(64);
@@ -250,9 +262,7 @@ async fn run_here(
     }));
     inputs::forward(ways, &events, Event::Ways);
     inputs::forward(calls, &events, Event::from);
-    let (links_sender, links) = mpsc::channel(1);
-    follow_links(links_sender)?;
-    inputs::forward(links, &events, Event::Links);
+    inputs::watch_links(&events)?;
     inputs::watch_unreachable(&events);
     inputs::watch_signals(&events).map_err(DaemonError::Signals)?;
     let services = daemon.world.model.services.len();
@@ -294,16 +304,21 @@ struct Prepared {
 /// Brings the kernel to what the model wants, from whatever is there.
 async fn prepare(
     instance: Instance,
+    fresh: bool,
     model: Model,
     state: &State,
     positions: &Positions,
     ways: mpsc::Sender<Vec<(IpAddr, Answer)>>,
 ) -> Result<Prepared, DaemonError> {
     let mut interfaces = Vec::new();
+    let mut awaited = BTreeSet::new();
     for name in &model.node.interfaces {
-        let index = nix::net::if_::if_nametoindex(name.as_str())
-            .map_err(|_| ControlError::from(AttachError::NoInterface { name: name.clone() }))?;
-        interfaces.push(index);
+        match nix::net::if_::if_nametoindex(name.as_str()) {
+            Ok(index) => interfaces.push(index),
+            // What an earlier daemon installed serves on: the interface may be on its way back.
+            Err(_) if !fresh => drop(awaited.insert(name.clone())),
+            Err(_) => return Err(ControlError::from(AttachError::NoInterface { name: name.clone() }).into()),
+        }
     }
     let mut kernel = Kernel::open(object::BALANCE, instance, &model)?;
     let watcher = Watcher::start(ways, model.node.gateway_mac)?;
@@ -350,9 +365,9 @@ async fn prepare(
     match plan {
         Some(plan) => {
             kernel.apply(&plan).map_err(ControlError::from)?;
-            kernel.attach(interfaces, *xdp_mode).await?;
+            kernel.attach(interfaces, *xdp_mode, &awaited).await?;
         }
-        None => kernel.reload(&world.model, &wanted).await?,
+        None => kernel.reload(&world.model, &wanted, &awaited).await?,
     }
     let generation = kernel.next_generation().map_err(ControlError::from)?;
     Ok(Prepared {
@@ -368,9 +383,13 @@ async fn prepare(
 ///
 /// # Errors
 /// If a daemon still runs, or something cannot be removed.
-pub fn detach() -> Result<usize, DaemonError> {
-    let _lock = Instance::lock()?;
-    let instance = Instance::find()?;
+pub async fn detach() -> Result<usize, DaemonError> {
+    let (instance, _lock) = Instance::claim()?;
+    if let Some(rival) = rival::find(&all_links().await?, &instance.pins).map_err(ControlError::from)? {
+        instance.tidy();
+        return Err(rival.into());
+    }
+    vanished::remove(&instance);
     let detached = super::kernel::detach(&instance)?;
     path::clear()?;
     Store::in_folder(&instance.state).remove()?;

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use lb_common::encap::Mac;
-use netlink_packet_route::AddressFamily;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached};
 
 use super::NetlinkError;
+use super::own::OwnLink;
 use super::socket::Requests;
 
 /// An interface.
@@ -27,6 +28,8 @@ pub struct Link {
     pub carrier: bool,
     /// The XDP program attached to it.
     pub xdp: Option<XdpState>,
+    /// What of it decides which frames are for this host.
+    pub own: OwnLink,
 }
 
 /// An XDP program on an interface.
@@ -58,6 +61,19 @@ pub enum XdpAttachment {
 pub async fn link_by_name(name: &str) -> Result<Link, NetlinkError> {
     let message = Requests::open()?.link(name).await?;
     Link::from_message(&message).ok_or(NetlinkError::NoAnswer { request: "show a link" })
+}
+
+/// All interfaces of this thread's network namespace.
+///
+/// # Errors
+/// The failure to ask.
+pub async fn all_links() -> Result<Vec<Link>, NetlinkError> {
+    let messages = Requests::open()?.links().await?;
+    let link = |message: &RouteNetlinkMessage| match message {
+        RouteNetlinkMessage::NewLink(link) => Link::from_message(link),
+        _ => None,
+    };
+    Ok(messages.iter().filter_map(link).collect())
 }
 
 /// This host's own addresses with the number of their interface, loopback's included.
@@ -97,6 +113,7 @@ impl Link {
             up: message.header.flags.contains(LinkFlags::Up),
             carrier: message.header.flags.contains(LinkFlags::LowerUp),
             xdp,
+            own: OwnLink::from_message(message),
         })
     }
 }
@@ -160,6 +177,7 @@ mod tests {
             LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]),
             LinkAttribute::Mtu(1500),
         ];
+        let message = message(LinkLayerType::Ether, attributes);
         let expected = Link {
             ifindex: 7,
             name: "eth0".into(),
@@ -168,11 +186,9 @@ mod tests {
             up: true,
             carrier: false,
             xdp: None,
+            own: OwnLink::from_message(&message),
         };
-        assert_eq!(
-            Link::from_message(&message(LinkLayerType::Ether, attributes)),
-            Some(expected)
-        );
+        assert_eq!(Link::from_message(&message), Some(expected));
     }
 
     #[test]

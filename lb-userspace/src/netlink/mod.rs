@@ -6,6 +6,7 @@
 //! - [`link`], `route` and `neighbour` read one kind of message each, and know nothing of the others;
 //! - `table` holds what the kernel said and decides: what to look up, whom to ask (by the rules of `asking`), what to
 //!   report. It does no input or output, and time is passed in;
+//! - [`links`] follows the interfaces for everybody else;
 //! - `socket` talks to the kernel;
 //! - [`watcher`] is the loop between them.
 //!
@@ -43,6 +44,7 @@
 mod asking;
 mod error;
 pub mod link;
+pub mod links;
 mod neighbour;
 pub mod own;
 mod route;
@@ -55,8 +57,9 @@ use std::net::IpAddr;
 use lb_common::encap::Mac;
 
 pub use error::{NetlinkError, Refusal, Unreachable};
-pub use link::{Link, XdpAttachment, XdpState, link_by_name, local_addresses};
-pub use own::{OwnLink, follow_links, own_addresses, own_links};
+pub use link::{Link, XdpAttachment, XdpState, all_links, link_by_name, local_addresses};
+pub use links::{LinkChanges, LinkTable};
+pub use own::{OwnLink, own_addresses, own_links};
 pub use watcher::Watcher;
 
 /// The way to one address: what the Ethernet header of a packet to it needs.

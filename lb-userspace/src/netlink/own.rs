@@ -5,27 +5,12 @@
 //! macvlan that was given to a container is that one's, and a macvtap is a virtual machine's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use lb_common::encap::Mac;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::MulticastGroup;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout_at};
-use tracing::{debug, warn};
 
 use super::NetlinkError;
-use super::socket::{Change, Changes, Requests};
-
-/// Changes that come within this time are taken together.
-const DEBOUNCE: Duration = Duration::from_millis(5);
-/// After the links were read they are not read again for as long as that took, and this: so endless changes take half of one core at most.
-const REST: Duration = Duration::from_millis(20);
-/// Links are read anew this often, in case a change was not announced.
-const SNAPSHOT: Duration = Duration::from_secs(60);
-/// The pause before trying again when the kernel cannot be asked.
-const RETRY: Duration = Duration::from_secs(1);
+use super::link::all_links;
 
 /// What of an interface decides whose frames are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,27 +39,19 @@ enum Kind {
 /// # Errors
 /// The failure to ask.
 pub async fn own_links() -> Result<Vec<OwnLink>, NetlinkError> {
-    read(&Requests::open()?).await
-}
-
-async fn read(requests: &Requests) -> Result<Vec<OwnLink>, NetlinkError> {
-    Ok(requests
-        .links()
-        .await?
-        .iter()
-        .filter_map(OwnLink::from_message)
-        .collect())
+    Ok(all_links().await?.into_iter().map(|link| link.own).collect())
 }
 
 /// The host's own addresses on each of these interfaces, the interface's own first.
-pub fn own_addresses(links: &[OwnLink], interfaces: &[u32]) -> BTreeMap<u32, Vec<Mac>> {
+pub fn own_addresses<'a>(links: impl IntoIterator<Item = &'a OwnLink>, interfaces: &[u32]) -> BTreeMap<u32, Vec<Mac>> {
+    let links: Vec<&OwnLink> = links.into_iter().collect();
     interfaces
         .iter()
-        .map(|ifindex| (*ifindex, addresses_of(links, *ifindex)))
+        .map(|ifindex| (*ifindex, addresses_of(&links, *ifindex)))
         .collect()
 }
 
-fn addresses_of(links: &[OwnLink], ifindex: u32) -> Vec<Mac> {
+fn addresses_of(links: &[&OwnLink], ifindex: u32) -> Vec<Mac> {
     let mut macs = Vec::new();
     let mut seen = BTreeSet::from([ifindex]);
     let mut next = vec![ifindex];
@@ -84,7 +61,7 @@ fn addresses_of(links: &[OwnLink], ifindex: u32) -> Vec<Mac> {
         if let Some(mac) = link.and_then(|link| link.mac).filter(|mac| !macs.contains(mac)) {
             macs.push(mac);
         }
-        let is_above = |other: &&OwnLink| match other.kind {
+        let is_above = |other: &&&OwnLink| match other.kind {
             Kind::Aggregate => link.is_some_and(|link| link.master == Some(other.ifindex)),
             Kind::Upper => other.lower == Some(index),
             Kind::Other => false,
@@ -98,81 +75,9 @@ fn addresses_of(links: &[OwnLink], ifindex: u32) -> Vec<Mac> {
     macs
 }
 
-/// Sends all interfaces whenever something of them has changed that matters here, in a task of its own that ends when nobody listens any
-/// more. A change is known within some 30 ms.
-///
-/// # Errors
-/// No socket could be opened.
-pub fn follow_links(sender: mpsc::Sender<Vec<OwnLink>>) -> Result<(), NetlinkError> {
-    let sockets = open()?;
-    tokio::spawn(follow(sockets, sender));
-    Ok(())
-}
-
-fn open() -> Result<(Requests, Changes), NetlinkError> {
-    Ok((Requests::open()?, Changes::open_for(&[MulticastGroup::Link])?))
-}
-
-async fn follow((mut requests, mut changes): (Requests, Changes), sender: mpsc::Sender<Vec<OwnLink>>) {
-    let mut last = Vec::new();
-    loop {
-        let begun = Instant::now();
-        match read(&requests).await {
-            Ok(links) if links == last => {}
-            Ok(links) => {
-                debug!(links = links.len(), "interfaces have changed");
-                last = links.clone();
-                if sender.send(links).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                warn!("own addresses are not followed at present: {error}");
-                sleep(RETRY).await;
-                continue;
-            }
-        }
-        sleep(begun.elapsed() + REST).await;
-        if wait(&mut changes, Instant::now() + SNAPSHOT).await.is_none() {
-            match open() {
-                Ok(sockets) => (requests, changes) = sockets,
-                Err(error) => warn!("own addresses are not followed at present: {error}"),
-            }
-            // Also after success: a socket that fails at once must not keep the core busy.
-            sleep(RETRY).await;
-        }
-        if sender.is_closed() {
-            return;
-        }
-    }
-}
-
-/// Waits until an interface has changed, and all that changes with it; or until then. Nothing: the socket is broken.
-async fn wait(changes: &mut Changes, until: Instant) -> Option<()> {
-    use RouteNetlinkMessage::{DelLink, NewLink};
-    loop {
-        match timeout_at(until, changes.next()).await {
-            Err(_) => return Some(()),
-            Ok(Change::Closed) => return None,
-            Ok(Change::Message(NewLink(_) | DelLink(_)) | Change::Lost) => break,
-            Ok(Change::Message(_)) => {}
-        }
-    }
-    let until = Instant::now() + DEBOUNCE;
-    while let Ok(change) = timeout_at(until, changes.next()).await {
-        if matches!(change, Change::Closed) {
-            return None;
-        }
-    }
-    Some(())
-}
-
 impl OwnLink {
-    /// Reads a link message; nothing if it is about a bridge's port.
-    fn from_message(message: &LinkMessage) -> Option<Self> {
-        if message.header.interface_family != AddressFamily::Unspec {
-            return None;
-        }
+    /// Reads a link message.
+    pub(super) fn from_message(message: &LinkMessage) -> Self {
         let mut link = Self {
             ifindex: message.header.index,
             mac: None,
@@ -197,7 +102,7 @@ impl OwnLink {
         if elsewhere {
             link.lower = None;
         }
-        Some(link)
+        link
     }
 }
 
@@ -233,7 +138,7 @@ mod tests {
 
     #[track_caller]
     fn check(messages: &[LinkMessage], ifindex: u32, expected: &[u8]) {
-        let links: Vec<OwnLink> = messages.iter().filter_map(OwnLink::from_message).collect();
+        let links: Vec<OwnLink> = messages.iter().map(OwnLink::from_message).collect();
         let own = own_addresses(&links, &[ifindex]);
         let mut found: Vec<u8> = own[&ifindex].iter().map(|mac| mac[5]).collect();
         assert_eq!(found.first(), expected.first(), "the interface's own is the first");
@@ -315,12 +220,5 @@ mod tests {
             message(11, 2, Some(InfoKind::Vlan), &[Link(10)]),
         ];
         check(&links, 2, &[2]);
-    }
-
-    #[test]
-    fn a_bridge_s_view_of_a_port_is_no_link() {
-        let mut port = message(2, 2, None, &[]);
-        port.header.interface_family = AddressFamily::Bridge;
-        assert_eq!(OwnLink::from_message(&port), None);
     }
 }

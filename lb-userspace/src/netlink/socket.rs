@@ -23,7 +23,8 @@ use super::{NetlinkError, Unreachable};
 /// How long the kernel may take. It answers while the question is being sent: longer means an unreadable answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const GROUPS: [MulticastGroup; 8] = [
+/// What the ways to backends depend on.
+pub(super) const WAYS: &[MulticastGroup] = &[
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Ifaddr,
@@ -86,14 +87,15 @@ impl Requests {
         collect("list the addresses", self.handle.address().get().execute()).await
     }
 
-    pub(super) async fn links(&self) -> Result<Vec<LinkMessage>, NetlinkError> {
-        collect("list the links", self.handle.link().get().execute()).await
+    /// Every link, as the messages that a change of it would send.
+    pub(super) async fn links(&self) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let links = collect("list the links", self.handle.link().get().execute()).await?;
+        Ok(links.into_iter().map(RouteNetlinkMessage::NewLink).collect())
     }
 
     /// Every link and every neighbour, as the messages that a change of it would send.
     pub(super) async fn snapshot(&self) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let links = self.links().await?;
-        let mut messages: Vec<_> = links.into_iter().map(RouteNetlinkMessage::NewLink).collect();
+        let mut messages = self.links().await?;
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let request = self.handle.neighbours().get().set_address_family(family);
             let neighbours = collect("list the neighbours", request.execute()).await?;
@@ -155,12 +157,7 @@ impl Requests {
 }
 
 impl Changes {
-    pub(super) fn open() -> Result<Self, NetlinkError> {
-        Self::open_for(&GROUPS)
-    }
-
-    /// Hears of changes of these kinds alone.
-    pub(super) fn open_for(groups: &[MulticastGroup]) -> Result<Self, NetlinkError> {
+    pub(super) fn open(groups: &[MulticastGroup]) -> Result<Self, NetlinkError> {
         let (connection, _, messages) = rtnetlink::new_multicast_connection(groups).map_err(NetlinkError::Open)?;
         Ok(Self {
             messages: messages.map(|(message, _)| message).boxed(),

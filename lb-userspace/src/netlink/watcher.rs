@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use super::neighbour::Key;
-use super::socket::{Change, Changes, Requests};
+use super::socket::{Change, Changes, Requests, WAYS};
 use super::table::Table;
 use super::{Answer, NetlinkError};
 
@@ -68,7 +68,7 @@ impl Watcher {
         let now = Instant::now();
         let task = Task {
             requests: Requests::open()?,
-            changes: Changes::open()?,
+            changes: Changes::open(WAYS)?,
             commands: receiver,
             events,
             table: Table::new(gateway_mac),
@@ -151,7 +151,7 @@ impl Task {
                 self.read_anew();
             }
             Change::Closed => {
-                match Requests::open().and_then(|requests| Ok((requests, Changes::open()?))) {
+                match Requests::open().and_then(|requests| Ok((requests, Changes::open(WAYS)?))) {
                     Ok((requests, changes)) => {
                         warn!("the netlink socket failed and was opened anew");
                         (self.requests, self.changes) = (requests, changes);

@@ -119,6 +119,16 @@ impl UsersPath {
         self.programs.attach_answer(interfaces)
     }
 
+    /// Forgets interfaces where answers were expected and which the kernel has removed; says whether there were any.
+    pub fn forget_interfaces(&mut self, gone: impl Fn(u32) -> bool) -> bool {
+        self.programs.forget_answers(gone)
+    }
+
+    /// Interfaces where answers are expected, and from which somebody has taken the program.
+    pub fn lost_interfaces(&self) -> HashSet<u32> {
+        self.programs.lost_answers()
+    }
+
     /// Lets probes come from these addresses, besides those before.
     ///
     /// # Errors

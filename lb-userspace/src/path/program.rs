@@ -3,7 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use aya::maps::{HashMap as BpfMap, MapData};
-use aya::programs::tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program};
+use aya::programs::links::FdLink;
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program,
+};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
@@ -12,6 +15,7 @@ use lb_common::probe::name;
 
 use super::PathError;
 use super::wire::{HOST_END, PROBER_END};
+use crate::bpf::link_fd;
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +42,31 @@ pub(super) struct Programs {
     ebpf: Ebpf,
     hook: Hook,
     targets: BpfMap<MapData, u32, Rewrite>,
-    answering: HashMap<u32, SchedClassifierLinkId>,
+    answering: HashMap<u32, Answering>,
+}
+
+/// The program on an interface where answers arrive.
+enum Answering {
+    /// A tcx link.
+    Link(FdLink),
+    /// A filter, which goes with this.
+    Filter(#[expect(dead_code, reason = "held: dropping it takes the filter off")] SchedClassifierLink),
+}
+
+impl Answering {
+    /// Whether it is still on its interface. What became of a filter is not known.
+    fn is_whole(&self, ifindex: u32) -> bool {
+        match self {
+            Answering::Link(link) => {
+                let state = link.info().ok().and_then(|info| {
+                    let link = link_fd::by_id(info.id()).ok()?;
+                    link_fd::state(std::os::fd::AsFd::as_fd(&link)).ok()
+                });
+                state.is_some_and(|state| state.ifindex == ifindex)
+            }
+            Answering::Filter(_) => true,
+        }
+    }
 }
 
 impl Programs {
@@ -72,18 +100,7 @@ impl Programs {
     }
 
     pub(super) fn attach_answer(&mut self, interfaces: &HashSet<u32>) -> Result<(), PathError> {
-        let gone: Vec<u32> = self
-            .answering
-            .keys()
-            .copied()
-            .filter(|ifindex| !interfaces.contains(ifindex))
-            .collect();
-        for ifindex in gone {
-            if let Some(link) = self.answering.remove(&ifindex) {
-                // Fails if the interface is gone, and the program with it.
-                let _ = classifier(&mut self.ebpf, name::ANSWER)?.detach(link);
-            }
-        }
+        self.answering.retain(|ifindex, _| interfaces.contains(ifindex));
         let mut first = Ok(());
         for ifindex in interfaces {
             if self.answering.contains_key(ifindex) {
@@ -97,11 +114,44 @@ impl Programs {
                 continue;
             };
             match self.attach(name::ANSWER, &interface.to_string_lossy(), TcAttachType::Ingress) {
-                Ok(link) => drop(self.answering.insert(*ifindex, link)),
+                Ok(link) => {
+                    let answering = self.own(link)?;
+                    self.answering.insert(*ifindex, answering);
+                }
                 Err(error) => first = first.and(Err(error)),
             }
         }
         first
+    }
+
+    /// Forgets interfaces that the kernel has removed, and the program on them; says whether there were any.
+    pub(super) fn forget_answers(&mut self, gone: impl Fn(u32) -> bool) -> bool {
+        let gone: Vec<u32> = self.answering.keys().copied().filter(|ifindex| gone(*ifindex)).collect();
+        for ifindex in &gone {
+            // Another interface may have the index now: nothing is to be taken off that one.
+            self.answering.remove(ifindex).map(std::mem::forget);
+        }
+        !gone.is_empty()
+    }
+
+    /// Interfaces where answers should arrive, and which have lost the program.
+    pub(super) fn lost_answers(&self) -> HashSet<u32> {
+        let lost = |(ifindex, answering): &(&u32, &Answering)| !answering.is_whole(**ifindex);
+        self.answering.iter().filter(lost).map(|(ifindex, _)| *ifindex).collect()
+    }
+
+    fn own(&mut self, id: SchedClassifierLinkId) -> Result<Answering, PathError> {
+        let link = classifier(&mut self.ebpf, name::ANSWER)?
+            .take_link(id)
+            .map_err(|error| PathError::Program(format!("{}: {}", name::ANSWER, chain(&error))))?;
+        match self.hook {
+            Hook::Tcx => {
+                let link = FdLink::try_from(link);
+                link.map(Answering::Link)
+                    .map_err(|error| PathError::Program(format!("{}: {}", name::ANSWER, chain(&error))))
+            }
+            Hook::Clsact => Ok(Answering::Filter(link)),
+        }
     }
 
     pub(super) fn set_target(&mut self, number: u32, rewrite: &Rewrite) -> Result<(), PathError> {

@@ -18,6 +18,14 @@ pub(crate) const NOW: u64 = 1_772_366_400_000;
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 
+pub(crate) fn detached() -> Vec<Detached> {
+    vec![Detached {
+        interface: "eth2".to_owned(),
+        message: "there is no interface of this name".to_owned(),
+        since_unix_ms: NOW - 12_000,
+    }]
+}
+
 pub(crate) fn status() -> Status {
     Status {
         node: "edge-1".to_owned(),
@@ -48,6 +56,7 @@ pub(crate) fn status() -> Status {
                 up: true,
             },
         ],
+        detached: detached(),
         totals: Totals {
             received: 41_283_911_020,
             forwarded: 40_981_220_914,

@@ -2,9 +2,11 @@
 //!
 //! They are what the far end of a wire needs, and they let the hosts be tested without the balancer.
 
-use std::ffi::{c_long, c_uint};
+use std::ffi::{CString, c_long, c_uint};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// A program that gives every frame the same verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +86,44 @@ struct LinkCreate {
     flags: u32,
 }
 
+/// Takes the program of a pinned link off its interface, as `bpftool link detach pinned PATH` does; the pin stays.
+pub fn detach_pinned(pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let link = bpf(
+        BPF_OBJ_GET,
+        &mut ObjectGet {
+            path: path.as_ptr() as u64,
+            descriptor: 0,
+            flags: 0,
+        },
+    )?;
+    let detach = LinkDetach { link: link.as_raw_fd() };
+    // SAFETY: as in `bpf`; this command returns no descriptor.
+    let done = unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_bpf,
+            BPF_LINK_DETACH,
+            &raw const detach,
+            size_of::<LinkDetach>() as c_uint,
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The beginning of `union bpf_attr` for `BPF_OBJ_GET`.
+#[repr(C)]
+struct ObjectGet {
+    path: u64,
+    descriptor: u32,
+    flags: u32,
+}
+
+/// The beginning of `union bpf_attr` for `BPF_LINK_DETACH`.
+#[repr(C)]
+struct LinkDetach {
+    link: i32,
+}
+
 fn bpf<T>(command: c_uint, attributes: &mut T) -> io::Result<OwnedFd> {
     // SAFETY: `attributes` is a `repr(C)` struct laid out as the kernel's for this command and has the size given; what it points to
     // (instructions, licence) lives in the caller's frame. The kernel only reads.
@@ -111,7 +151,9 @@ const fn move_to_r0(verdict: u32) -> u64 {
 const EXIT: u64 = 0x95;
 
 const BPF_PROG_LOAD: c_uint = 5;
+const BPF_OBJ_GET: c_uint = 7;
 const BPF_LINK_CREATE: c_uint = 28;
+const BPF_LINK_DETACH: c_uint = 34;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;

@@ -1,7 +1,7 @@
 //! `lbctl check`, `lbctl plan`, `lbctl apply` and `lbctl backend`.
 
 use super::service::backend_line;
-use super::status::part;
+use super::status::{detached, part};
 use super::units::{grouped, millis, percent};
 use super::{Tone, View, clean, counted};
 use crate::api::report::{ApplyReport, BackendChanged, Change, ChangeAction, CheckReport, Confirmed, PlanReport};
@@ -35,10 +35,11 @@ pub fn apply(report: &ApplyReport, view: &View) -> String {
         report.generation,
         millis(report.took_ms)
     );
+    let detached = detached(&report.detached, view);
     if report.plan.is_empty() {
-        return format!("nothing has changed\n{done}");
+        return format!("{detached}nothing has changed\n{done}");
     }
-    changes(&report.plan, view) + &done
+    detached + &changes(&report.plan, view) + &done
 }
 
 /// The backend as it is now.

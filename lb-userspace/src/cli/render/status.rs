@@ -3,14 +3,35 @@
 use super::table::{Cell, Table, left, right};
 use super::units::{age, bar, bit_rate, bytes, count, grouped, percent, rate, seconds};
 use super::{Tone, View, clean, counted};
-use crate::api::types::{Acceptance, AttachMode, BackendCounts, Interface, Status, Totals, Usage};
+use crate::api::types::{Acceptance, AttachMode, BackendCounts, Detached, Interface, Status, Totals, Usage};
 
 /// Columns of a bar.
 const BAR: usize = 16;
 
-/// The node at a glance; what is wrong stands last, next to the prompt.
+/// The interfaces without the program: what matters most stands first.
+pub(super) fn detached(detached: &[Detached], view: &View) -> String {
+    let mut text = String::new();
+    for Detached {
+        interface,
+        message,
+        since_unix_ms,
+    } in detached
+    {
+        let ago = age(*since_unix_ms, view.now_unix_ms);
+        let line = format!(
+            "interface {} has no program, none of its packets is balanced: {} (for {ago})",
+            clean(interface),
+            clean(message)
+        );
+        text += &view.paragraph(Tone::Bad, "error: ", "       ", &line);
+    }
+    text
+}
+
+/// The node at a glance; warnings stand last, next to the prompt.
 pub fn status(status: &Status, view: &View) -> String {
-    let mut text = format!(
+    let mut text = detached(&status.detached, view);
+    text += &format!(
         "{}  lbd {}, process {}, up {}\n",
         view.paint(Tone::Strong, &clean(&status.node)),
         clean(&status.version),

@@ -25,7 +25,8 @@ impl World {
         ways.any(|way| way.as_ref().is_ok_and(|way| way.ifindex == ifindex))
     }
 
-    fn behind(&self, ifindex: u32) -> BTreeSet<String> {
+    /// The services with a backend behind an interface.
+    pub fn behind(&self, ifindex: u32) -> BTreeSet<String> {
         let by = |way: &Answer| way.as_ref().is_ok_and(|way| way.ifindex == ifindex);
         let concerned = |service: &&Service| {
             self.served(service)

@@ -88,6 +88,7 @@ pub(crate) fn apply() -> ApplyReport {
         generation: 8,
         took_ms: 12,
         plan: plan(),
+        detached: super::detached(),
     }
 }
 
