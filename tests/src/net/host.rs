@@ -196,11 +196,15 @@ impl Host {
     /// such frames unless its peer has a program. Receive offload on the peer (`ethtool -K DEV gro on`) suffices for redirects, but
     /// not for `XDP_TX`: seen on Linux 6.18, where frames so sent wait in the ring for ever.
     pub fn attach(&mut self, device: &str, program: &Program) -> Result<()> {
-        let link = self
-            .enter(|| program.attach(device))?
-            .with_context(|| format!("{}: no XDP program on {device}", self.name))?;
+        let link = self.attach_until_dropped(device, program)?;
         self.links.push(link);
         Ok(())
+    }
+
+    /// As [`Host::attach`], for as long as the answer lives.
+    pub fn attach_until_dropped(&self, device: &str, program: &Program) -> Result<XdpLink> {
+        self.enter(|| program.attach(device))?
+            .with_context(|| format!("{}: no XDP program on {device}", self.name))
     }
 
     /// Takes away every program that was put on its interfaces.

@@ -36,7 +36,7 @@ fn one_made_again_under_its_index_is_used_and_probes_return() -> Result<()> {
     let index: u32 = host.run("cat", &["/sys/class/net/eth1/ifindex"])?.trim().parse()?;
     for index in [index, index + 1_000] {
         host.ip("link del eth1")?;
-        site.make_again(&BACK, mac, Some(&index.to_string()))?;
+        let _pass = site.make_again(&BACK, mac, Some(&index.to_string()))?;
         host.ip("route add default via 10.0.0.1")?;
         edge.wait_up("web", &["web-1", "web-2"], PATIENCE)?;
         let took = site.wait_answer(&edge)?;

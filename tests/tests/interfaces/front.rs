@@ -34,7 +34,7 @@ fn an_interface_that_is_made_again_is_served_and_its_loss_is_said() -> Result<()
     ensure!(status["detached"][0]["interface"] == "eth0", "{status}");
     ensure!(status["generation"].as_u64() == generation.as_u64().map(|before| before + 2), "{status}");
 
-    site.make_again(&FRONT, mac, None)?;
+    let pass = site.make_again(&FRONT, mac, None)?;
     let begun = Instant::now();
     wait_until("the program to be back", PATIENCE, || {
         Ok(site.net.edge.ip("link show dev eth0")?.contains("xdp"))
@@ -49,6 +49,7 @@ fn an_interface_that_is_made_again_is_served_and_its_loss_is_said() -> Result<()
 
     // It goes while no daemon runs; the next one waits for it, since an earlier one served here.
     edge.kill()?;
+    drop(pass);
     site.net.edge.ip("link del eth0")?;
     let mut command = site.net.edge.command(&site.programs.lbd);
     command.arg("run").arg("--config").arg(edge.configuration());
@@ -57,7 +58,7 @@ fn an_interface_that_is_made_again_is_served_and_its_loss_is_said() -> Result<()
         waiting.check()?;
         Ok(waiting.log().contains("the program is not on this interface"))
     })?;
-    site.make_again(&FRONT, mac, None)?;
+    let _pass = site.make_again(&FRONT, mac, None)?;
     wait_until("an answer", PATIENCE, || Ok(site.answered(1)? == 1)).with_context(|| waiting.log())?;
     Ok(())
 }

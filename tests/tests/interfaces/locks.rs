@@ -24,89 +24,59 @@ impl Site {
     }
 }
 
+/// How an ordinary user's command begins.
+const NOBODY: [&str; 5] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"];
+
+/// An ordinary user's process that tries to lock something; nothing if it cannot.
+fn squat(site: &Site, path: &str) -> Result<Option<Process>> {
+    let mut command = site.net.edge.command(NOBODY[0]);
+    command.args(&NOBODY[1..]).args(["flock", "--no-fork", "-n", path, "sleep", "60"]);
+    let mut process = site.net.edge.spawn(command, &site.scratch.path().join("squatters.log"))?;
+    let mut ended = false;
+    wait_until("the squatter", PATIENCE, || {
+        ended = process.check().is_err();
+        // It has the lock once it is the command that it was to become.
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", process.pid())).unwrap_or_default();
+        Ok(ended || name.trim() == "sleep")
+    })?;
+    Ok((!ended).then_some(process))
+}
+
 #[test]
 fn an_ordinary_user_keeps_no_daemon_from_starting() -> Result<()> {
     let site = Site::new(None)?;
-    let nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all --bounding-set=-all";
-    // Nothing is there yet: the abstract socket, and the folders in the BPF file system, to which anybody may write.
-    let squat = r#"
-import fcntl, os, socket, sys, time
-held = []
-name = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-try:
-    name.bind("\0edgelb.lbd")
-except OSError as error:
-    print("abstract socket", error)
-for path in sys.argv[1:]:
-    try:
-        os.makedirs(path)
-    except OSError as error:
-        print(path, error)
-    while path != "/":
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held.append(descriptor)
-            print("locked", path)
-        except OSError as error:
-            print(path, error)
-        path = os.path.dirname(path)
-print("squatting", flush=True)
-time.sleep(600)
-"#;
-    let script = site.scratch.write("squat.py", squat)?.display().to_string();
-    let instance = instance_name(&site)?;
-    // First of all: it may take whatever is free.
-    let _before = squatter(&site, nobody, &script, &instance)?;
     let mut edge = site.edge()?;
+    let instance = site.sh("ls /sys/fs/bpf/edgelb")?.trim().to_owned();
+    ensure!(instance.starts_with("net-"), "{instance}");
+    edge.stop()?;
+    site.net.edge.run(&site.programs.lbd, &["detach"])?;
+
+    // Nothing is there: whoever comes first has the abstract name, and the folders where anybody may make some.
+    let abstract_name = std::os::linux::net::SocketAddrExt::from_abstract_name("edgelb.lbd")?;
+    let _name = site.net.edge.enter(|| std::os::unix::net::UnixListener::bind_addr(&abstract_name))??;
+    let folders = [format!("/sys/fs/bpf/edgelb/{instance}"), format!("/run/lbd/{instance}")];
+    let made = site.net.edge.run(NOBODY[0], &[&NOBODY[1..], &["mkdir", "-p", &folders[0]]].concat());
+    println!("an ordinary user's folder in the BPF file system: {}", made.is_ok());
+    let before = squat(&site, &folders[0])?;
+    ensure!(before.is_some() == made.is_ok(), "who has made it can lock it");
+    edge.start_again()?;
     ensure!(site.answered(10)? == 10, "{}", edge.log());
+    let owners = site.sh("stat -c '%u %a' /sys/fs/bpf/edgelb /sys/fs/bpf/edgelb/* /run/lbd/net-*")?;
+    ensure!(owners.lines().all(|line| line == "0 700"), "{owners}");
+
     // While it runs, and after it was killed.
-    let private = |squatter: &Process| {
-        let log = squatter.log();
-        for folder in ["/sys/fs/bpf/edgelb", "/run/lbd"] {
-            ensure!(!log.contains(&format!("locked {folder}/{instance}")), "{log}");
+    for killed in [false, true] {
+        if killed {
+            edge.kill()?;
         }
-        Ok(())
-    };
-    let during = squatter(&site, nobody, &script, &instance)?;
-    private(&during)?;
-    edge.kill()?;
-    let after = squatter(&site, nobody, &script, &instance)?;
-    private(&after)?;
+        for path in folders.iter().map(String::as_str).chain(["/sys/fs/bpf/edgelb"]) {
+            ensure!(squat(&site, path)?.is_none(), "{path} can be locked by anybody");
+        }
+    }
     edge.start_again()?;
     edge.stop()?;
     site.net.edge.run(&site.programs.lbd, &["detach"])?;
-    edge.start_again()?;
-    ensure!(site.answered(10)? == 10, "{}", edge.log());
     Ok(())
-}
-
-/// The folder's name of the edge's instance: what `SO_NETNS_COOKIE` (71) says.
-fn instance_name(site: &Site) -> Result<String> {
-    let cookie = "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); \
-                  print(int.from_bytes(s.getsockopt(socket.SOL_SOCKET, 71, 8), 'little'))";
-    Ok(format!("net-{}", site.net.edge.run("python3", &["-c", cookie])?.trim()))
-}
-
-/// An ordinary user's process that takes all that it can.
-fn squatter(site: &Site, nobody: &str, script: &str, instance: &str) -> Result<Process> {
-    let mut command = site.net.edge.command("sh");
-    let folders = format!("/sys/fs/bpf/edgelb/{instance} /run/lbd/{instance} /run/lbd/lock");
-    command.args(["-c", &format!("exec {nobody} python3 {script} {folders}")]);
-    let log = site.scratch.path().join(format!("squatter-{}.log", rand()));
-    let mut process = site.net.edge.spawn(command, &log)?;
-    wait_until("the squatter", PATIENCE, || {
-        process.check()?;
-        Ok(process.log().contains("squatting"))
-    })?;
-    println!("{}", process.log());
-    Ok(process)
-}
-
-fn rand() -> u32 {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 #[test]

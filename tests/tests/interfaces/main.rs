@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::edge::{Edge, Programs, Service, configuration, join};
-use lb_tests::net::{Arms, Family, Process, Scratch, Topology, wait_until};
+use lb_tests::net::{Arms, Family, Process, Program, Scratch, Topology, XdpLink, wait_until};
 use lb_tests::serve::{UdpResponder, ask_udp};
 use serde_json::Value;
 
@@ -81,7 +81,7 @@ impl Site {
     }
 
     /// Makes one of the edge's interfaces again as it was, as a driver that is loaded anew does, with this index if one is given.
-    fn make_again(&self, wire: &Wire, mac: [u8; 6], index: Option<&str>) -> Result<()> {
+    fn make_again(&self, wire: &Wire, mac: [u8; 6], index: Option<&str>) -> Result<XdpLink> {
         let (edge, fabric) = (&self.net.edge, &self.net.fabric);
         let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
         let index = index.map_or(String::new(), |index| format!("index {index}"));
@@ -97,12 +97,12 @@ impl Site {
             fabric.net_path().display()
         ))?;
         edge.run("ethtool", &["-K", device, "tx", "off"])?;
-        // What is redirected to a veth is only taken if its peer has receive offload, or a program.
-        fabric.run("ethtool", &["-K", port, "tx", "off", "gro", "on"])?;
+        fabric.run("ethtool", &["-K", port, "tx", "off"])?;
         fabric.ip(&format!("link set {port} master {bridge} up"))?;
         edge.ip(&format!("link set {device} up"))?;
         edge.ip(&format!("addr add {address} dev {device}"))?;
-        Ok(())
+        // What is redirected to a veth is only taken if its peer has a program.
+        fabric.attach_until_dropped(port, &Program::PASS)
     }
 }
 

@@ -136,6 +136,14 @@ const TESTS: &[Test] = &[
         limit: 300,
     },
     Test {
+        column: Column::EndToEnd,
+        name: "interfaces",
+        package: "lb-tests",
+        target: "interfaces",
+        filter: "front::",
+        limit: 300,
+    },
+    Test {
         column: Column::Tunnels,
         name: "kernel-tunnels",
         package: "lb-tests",
