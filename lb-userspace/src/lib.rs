@@ -11,6 +11,7 @@ pub mod bpf;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod ethtool;
 pub mod frames;
 mod group;
 pub mod health;

@@ -36,6 +36,8 @@ pub struct Node {
     pub interfaces: Vec<String>,
     /// How it is attached.
     pub xdp_mode: XdpMode,
+    /// What becomes of offloads that hide something from the program.
+    pub offloads: Offloads,
     /// Seed of the flow hash, the same on every node of a fleet.
     pub hash_seed: u64,
     /// MAC address of every next hop; found through netlink when absent.
@@ -57,6 +59,17 @@ pub enum XdpMode {
     Native,
     /// By the network stack, with any driver.
     Generic,
+}
+
+/// What becomes of offloads that hide VLAN tags from the program, or join packets before it sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offloads {
+    /// They are switched off where the program is.
+    Disable,
+    /// The program is not put where one is on.
+    Refuse,
+    /// They stay as they are, and that is said.
+    Keep,
 }
 
 /// How many entries the tables have room for.

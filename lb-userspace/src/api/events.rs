@@ -124,6 +124,10 @@ kinds! {
     XdpAttached = "xdp_attached", Info;
     /// Somebody removed the pin that keeps the program on an interface; it is pinned again.
     XdpPinRestored = "xdp_pin_restored", Warning;
+    /// An offload that hid VLAN tags from the program, or joined packets before it saw them, was switched off.
+    OffloadDisabled = "offload_disabled", Info;
+    /// Such an offload is on: it cannot be switched off, or is not to be.
+    OffloadActive = "offload_active", Warning;
     /// A backend answers its checks.
     BackendUp = "backend_up", Info;
     /// It does not.

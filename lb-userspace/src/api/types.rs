@@ -70,6 +70,10 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is up and has a carrier.
     pub up: bool,
+    /// Offloads that hid something from the program, and were switched off; the kernel's names of them.
+    pub offloads_disabled: Vec<String>,
+    /// Offloads that hide something from the program, and are on.
+    pub offloads_active: Vec<String>,
 }
 
 /// A configured interface without the program.

@@ -60,7 +60,9 @@ impl<'a> Keeper<'a> {
                 Err(why) => why.clone(),
             };
             if self.lost.get(name) != Some(&why) && !(again.is_ok() && self.lost.contains_key(name)) {
-                caution!("{name}: the decapsulator was no longer attached, tunnelled packets were not unwrapped: {why}");
+                caution!(
+                    "{name}: the decapsulator was no longer attached, tunnelled packets were not unwrapped: {why}"
+                );
             }
             match again {
                 Ok(()) => {

@@ -71,7 +71,10 @@ impl FolderLock {
                 Err((_, errno)) => return Err(failed("lock", folder)(errno.into())),
             };
             // What was locked may be a folder that nobody else finds any more.
-            if fs::symlink_metadata(folder).map(identity).is_ok_and(|now| now == opened) {
+            if fs::symlink_metadata(folder)
+                .map(identity)
+                .is_ok_and(|now| now == opened)
+            {
                 return Ok(Ok(Self { _file: file }));
             }
         }

@@ -91,6 +91,13 @@ mod tests {
     fn a_command_has_no_zeros() {
         let own = Owner::of(std::process::id());
         assert!(!own.command.is_empty() && !own.command.contains('\0'), "{own:?}");
-        assert_eq!(Owner { pid: 7, command: String::new() }.to_string(), "process 7");
+        assert_eq!(
+            Owner {
+                pid: 7,
+                command: String::new()
+            }
+            .to_string(),
+            "process 7"
+        );
     }
 }

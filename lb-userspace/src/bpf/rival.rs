@@ -55,7 +55,10 @@ pub fn find(links: &[Link], pins: &Path) -> Result<Option<Rival>, AttachError> {
                 owner,
             }));
         }
-        debug!(interface = link.name, program, "a balancer's program that no process has");
+        debug!(
+            interface = link.name,
+            program, "a balancer's program that no process has"
+        );
     }
     Ok(None)
 }

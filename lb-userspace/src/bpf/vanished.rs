@@ -33,7 +33,9 @@ pub fn remove(instance: &Instance) -> usize {
     for name in others {
         let pins = all.join(&name);
         // Kept until the folder is gone: no daemon begins in it meanwhile.
-        let Ok(Ok(_lock)) = FolderLock::take(&pins) else { continue };
+        let Ok(Ok(_lock)) = FolderLock::take(&pins) else {
+            continue;
+        };
         if !is_vanished(&pins, &living) {
             debug!(name, "its network namespace may be there still");
             continue;
@@ -76,13 +78,20 @@ fn living_namespaces() -> HashSet<String> {
     let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
     for process in entries(Path::new("/proc")) {
         let path = process.path();
-        if !process.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit) {
+        if !process
+            .file_name()
+            .as_encoded_bytes()
+            .first()
+            .is_some_and(u8::is_ascii_digit)
+        {
             continue;
         }
         let threads = entries(&path.join("task")).map(|thread| thread.path().join("ns/net"));
         let files = entries(&path.join("fd")).map(|file| file.path());
         for link in threads.chain(files) {
-            let target = fs::read_link(link).ok().and_then(|target| target.into_os_string().into_string().ok());
+            let target = fs::read_link(link)
+                .ok()
+                .and_then(|target| target.into_os_string().into_string().ok());
             living.extend(target.filter(|target| target.starts_with("net:[")));
         }
         // `36 25 0:4 net:[4026532285] /run/netns/blue rw - nsfs nsfs rw`

@@ -414,6 +414,7 @@ fn model_node(node: &Node<'_>) -> Option<model::Node> {
     Some(model::Node {
         interfaces: node.interfaces.as_ref()?.iter().map(|&name| name.to_owned()).collect(),
         xdp_mode: node.xdp_mode.or(XdpMode::Auto)?,
+        offloads: node.offloads.or(model::Offloads::Disable)?,
         hash_seed: node.hash_seed.or(0)?,
         gateway_mac: node.gateway_mac.optional()?,
         tunnel_source_v4: node.tunnel_source_v4.optional()?,

@@ -11,7 +11,7 @@ use super::findings::{Findings, Place, Span};
 use super::problem::Problem;
 use super::scalar::{ALL_BUILT, Value};
 use super::table::{self, At, Key, Reader};
-use crate::model::XdpMode;
+use crate::model::{Offloads, XdpMode};
 
 /// `[node]`.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub(super) struct Node<'r> {
     /// At least one, no two alike; nothing if one of them was refused.
     pub(super) interfaces: Option<Vec<&'r str>>,
     pub(super) xdp_mode: Key<XdpMode>,
+    pub(super) offloads: Key<Offloads>,
     pub(super) hash_seed: Key<u64>,
     pub(super) gateway_mac: Key<Mac>,
     pub(super) tunnel_source_v4: Key<Ipv4Addr>,
@@ -44,10 +45,16 @@ pub(super) fn read<'r>(table: &At<&'r DeTable<'r>>, found: &mut Findings<'_>) ->
         ("native", XdpMode::Native),
         ("generic", XdpMode::Generic),
     ];
+    let offloads = [
+        ("disable", Offloads::Disable),
+        ("refuse", Offloads::Refuse),
+        ("keep", Offloads::Keep),
+    ];
     Node {
         header: table.span,
         interfaces: read_interfaces(&reader, found),
         xdp_mode: reader.key("xdp_mode", found, |value| value.choice(&modes, &ALL_BUILT)),
+        offloads: reader.key("offloads", found, |value| value.choice(&offloads, &ALL_BUILT)),
         hash_seed: reader.key("hash_seed", found, |value| value.seed()),
         gateway_mac: reader.key("gateway_mac", found, |value| value.mac()),
         tunnel_source_v4: reader.key("tunnel_source_v4", found, |value| value.source_v4()),

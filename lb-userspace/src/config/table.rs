@@ -30,6 +30,7 @@ pub(super) const ALERT: &[&str] = &[
 pub(super) const NODE: &[&str] = &[
     "interfaces",
     "xdp_mode",
+    "offloads",
     "hash_seed",
     "gateway_mac",
     "tunnel_source_v4",

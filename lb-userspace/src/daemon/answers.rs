@@ -100,6 +100,7 @@ impl Daemon {
         };
         let (interfaces, mut warnings) = self.interfaces().await;
         warnings.extend(self.attached.warnings());
+        warnings.extend(self.offloads.warnings());
         warnings.extend(self.behind());
         warnings.extend(self.unusual());
         warnings.extend(self.alerts.iter().flat_map(Alerts::problems));
@@ -189,6 +190,8 @@ impl Daemon {
                 program_id: xdp.program_id,
                 mtu: link.mtu,
                 up: link.up && link.carrier,
+                offloads_disabled: self.offloads.switched_off(name),
+                offloads_active: self.offloads.on(name),
             });
         }
         (interfaces, warnings)

@@ -201,7 +201,11 @@ mod tests {
         };
         let lost = Condition::Detached;
         check(Some(5), held(Some("eth0"), Some((5, OURS))), Condition::Attached);
-        check(Some(5), held(Some("eth0"), Some((5, 9))), lost(Loss::Replaced { program: 9 }));
+        check(
+            Some(5),
+            held(Some("eth0"), Some((5, 9))),
+            lost(Loss::Replaced { program: 9 }),
+        );
         // Detached by force, or made again under its index: the link is an empty shell.
         check(Some(5), held(Some("eth0"), Some((0, OURS))), lost(Loss::Detached));
         check(Some(5), held(Some("eth0"), None), lost(Loss::Detached));
@@ -212,7 +216,11 @@ mod tests {
         // In another network namespace, where it may have another index.
         check(None, held(None, Some((5, OURS))), lost(Loss::Missing));
         check(None, held(None, Some((2, OURS))), lost(Loss::Missing));
-        check(None, held(Some("eth9"), Some((5, OURS))), Condition::Renamed("eth9".into()));
+        check(
+            None,
+            held(Some("eth9"), Some((5, OURS))),
+            Condition::Renamed("eth9".into()),
+        );
         // The index is somebody else's now.
         check(None, held(Some("eth9"), Some((0, OURS))), lost(Loss::Missing));
         check(None, None, lost(Loss::Missing));

@@ -198,6 +198,7 @@ impl Daemon {
         };
         self.config_warnings = warnings.iter().map(|warning| warning.headline().to_string()).collect();
         self.check_interfaces().await;
+        self.check_offloads();
         let generation = self.kernel.next_generation().map_err(internal)?;
         let took_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
         info!(
@@ -222,6 +223,10 @@ impl Daemon {
         world.interfaces = Vec::new();
         let awaited = self.attached.awaited();
         for interface in &world.model.node.interfaces {
+            let known = self.world.model.node.interfaces.contains(interface);
+            if !known || self.world.model.node.offloads != world.model.node.offloads {
+                super::offloads::allow(interface, world.model.node.offloads).map_err(refused)?;
+            }
             let held = self.kernel.attachment(interface).map(|attachment| attachment.ifindex);
             match nix::net::if_::if_nametoindex(interface.as_str()) {
                 Ok(index) => world.interfaces.push(index),

@@ -103,22 +103,37 @@ impl Daemon {
         match attachment.pin_again() {
             Ok(false) => {}
             Ok(true) => {
-                warn!(interface = name, "the pin of the program's link was removed: it is pinned again");
+                warn!(
+                    interface = name,
+                    "the pin of the program's link was removed: it is pinned again"
+                );
                 let note = Note::new(EventKind::XdpPinRestored, Cause::Daemon);
-                self.tell(note.because(format!("interface {name}: somebody removed the pin of the program's link")));
+                self.tell(note.because(format!(
+                    "interface {name}: somebody removed the pin of the program's link"
+                )));
             }
-            Err(error) => error!(interface = name, %error, "the program's link is not pinned: it ends with this process"),
+            Err(error) => {
+                error!(interface = name, %error, "the program's link is not pinned: it ends with this process")
+            }
         }
     }
 
     fn interface_lost(&mut self, name: &str, message: String) {
         match self.attached.lost(name, message.clone(), unix_ms()) {
             Some(News::Lost) => {
-                error!(interface = name, why = message, "the program is not on this interface: none of its packets is balanced");
+                error!(
+                    interface = name,
+                    why = message,
+                    "the program is not on this interface: none of its packets is balanced"
+                );
                 let note = Note::new(EventKind::XdpDetached, Cause::Network);
                 self.tell(note.because(format!("interface {name}: {message}")));
             }
-            Some(_) => warn!(interface = name, why = message, "the program is still not on this interface"),
+            Some(_) => warn!(
+                interface = name,
+                why = message,
+                "the program is still not on this interface"
+            ),
             None => {}
         }
     }
@@ -129,10 +144,15 @@ impl Daemon {
                 info!(interface = name, "the program is on this interface again");
                 let note = Note::new(EventKind::XdpAttached, Cause::Daemon);
                 self.tell(note.because(format!("interface {name}")));
+                // One that was made again has its driver's own settings.
+                self.check_offloads();
             }
             Some(News::Renamed) => {
                 let other = other.unwrap_or_default();
-                warn!(interface = name, other, "this interface has another name now: it is still balanced");
+                warn!(
+                    interface = name,
+                    other, "this interface has another name now: it is still balanced"
+                );
             }
             _ => {}
         }
@@ -160,7 +180,11 @@ impl Daemon {
     pub(super) fn remind_of_detached(&mut self, cause: Cause) {
         for detached in self.attached.detached() {
             let (name, message) = (&detached.interface, &detached.message);
-            error!(interface = name, why = message, "the configuration is kept, but the program is not on this interface");
+            error!(
+                interface = name,
+                why = message,
+                "the configuration is kept, but the program is not on this interface"
+            );
             let note = Note::new(EventKind::XdpDetached, cause);
             self.tell(note.because(format!("interface {name}: still: {message}")));
         }

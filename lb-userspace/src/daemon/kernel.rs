@@ -238,12 +238,7 @@ impl Kernel {
     ///
     /// # Errors
     /// If it does not take it.
-    pub async fn attach_again(
-        &mut self,
-        name: &str,
-        mode: XdpMode,
-        interfaces: &[String],
-    ) -> Result<(), ControlError> {
+    pub async fn attach_again(&mut self, name: &str, mode: XdpMode, interfaces: &[String]) -> Result<(), ControlError> {
         let present = link_by_name(name).await.ok().and_then(|link| link.xdp);
         let mut indices = self.indices();
         indices.extend(nix::net::if_::if_nametoindex(name).ok());
@@ -303,9 +298,9 @@ impl Kernel {
         // One that was not found by its name may have another: it is looked after as before.
         let known: BTreeSet<String> = attached.iter().map(|attachment| attachment.interface.clone()).collect();
         let earlier = std::mem::take(&mut self.attachments).into_iter();
-        attached.extend(earlier.filter(|earlier| {
-            configured.contains(&earlier.interface) && !known.contains(&earlier.interface)
-        }));
+        attached.extend(
+            earlier.filter(|earlier| configured.contains(&earlier.interface) && !known.contains(&earlier.interface)),
+        );
         self.attachments = attached;
         let (current, new, old) = (pins.join(TABLES), pins.join(TABLES_NEW), pins.join(TABLES_OLD));
         if new.exists() {
@@ -473,7 +468,9 @@ async fn put_on(
 
 /// Whether an earlier daemon has left tables.
 pub fn installed(instance: &Instance) -> bool {
-    [TABLES, TABLES_OLD].iter().any(|folder| instance.pins.join(folder).exists())
+    [TABLES, TABLES_OLD]
+        .iter()
+        .any(|folder| instance.pins.join(folder).exists())
 }
 
 /// Finishes or takes back what a daemon was doing with whole folders of tables when it was killed.

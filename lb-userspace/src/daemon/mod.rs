@@ -9,6 +9,7 @@
 //! | `ahead` | another configuration is read and its rings are populated, beside the loop |
 //! | `configure` | another configuration: plan, apply, report |
 //! | `paths` | how the probes of each backend travel |
+//! | `offloads` | what drivers do with frames before the program sees them |
 //! | `operator` | drain, disable, weight |
 //! | `bring` | what is wanted, to the kernel |
 //! | `before` | what an earlier daemon left |
@@ -42,6 +43,7 @@ mod interfaces;
 pub mod kernel;
 mod later;
 mod loads;
+mod offloads;
 mod operator;
 mod paths;
 pub mod positions;
@@ -72,12 +74,13 @@ use crate::journal::{Journal, Note};
 use crate::load::agent::{Agents, Word};
 use crate::model::Service;
 use crate::netlink::{Answer, LinkChanges, Watcher};
-use attached::Attached;
 use crate::policy::Now;
 use ahead::{Ahead, Purpose, Ready, Source};
+use attached::Attached;
 use drain::Drain;
 use kernel::Kernel;
 use loads::Latencies;
+use offloads::Offloads;
 use paths::Paths;
 use positions::Positions;
 use rates::Rates;
@@ -122,6 +125,7 @@ struct Daemon {
     ahead: Ahead,
     kernel: Kernel,
     attached: Attached,
+    offloads: Offloads,
     checker: Checker,
     paths: Paths,
     wayless: Wayless,
@@ -219,6 +223,7 @@ impl Daemon {
             Event::Tick => {
                 self.rates.sample(&self.kernel);
                 self.tick_interfaces().await;
+                self.tick_offloads();
                 if self.paths.tend(&self.world) {
                     self.set_targets();
                 }

@@ -12,9 +12,11 @@ use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::ahead::Ahead;
+use super::attached::Attached;
 use super::configure::unix_ms;
 use super::kernel::{ControlError, Kernel};
 use super::loads::Latencies;
+use super::offloads::{self, Offloads};
 use super::paths::Paths;
 use super::positions::{self, Positions};
 use super::rates::Rates;
@@ -23,7 +25,6 @@ use super::sweep::Transitions;
 use super::wayless::Wayless;
 use super::world::World;
 use super::{Daemon, Event, before, inputs, kernel};
-use super::attached::Attached;
 use crate::alerts::Alerts;
 use crate::api::events::{Cause, EventKind};
 use crate::api::server::{self, Timeouts};
@@ -56,6 +57,9 @@ pub enum DaemonError {
     /// Another daemon serves this network namespace from another mount namespace.
     #[error(transparent)]
     Rival(#[from] Rival),
+    /// An interface's offloads.
+    #[error("{0}")]
+    Offloads(String),
     /// The socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -217,6 +221,7 @@ async fn run_here(
         ahead,
         kernel,
         attached: Attached::default(),
+        offloads: Offloads::load(&instance.state),
         checker,
         paths: Paths::new(),
         wayless,
@@ -252,6 +257,7 @@ async fn run_here(
     let new: Vec<String> = new.map(|service| service.name.clone()).collect();
     new.into_iter().for_each(|name| daemon.hold(name));
     daemon.check_interfaces().await;
+    daemon.check_offloads();
     daemon.follow();
     daemon.follow_agents();
     let (calls_sender, calls) = mpsc::channel(64);
@@ -313,6 +319,7 @@ async fn prepare(
     let mut interfaces = Vec::new();
     let mut awaited = BTreeSet::new();
     for name in &model.node.interfaces {
+        offloads::allow(name, model.node.offloads).map_err(DaemonError::Offloads)?;
         match nix::net::if_::if_nametoindex(name.as_str()) {
             Ok(index) => interfaces.push(index),
             // What an earlier daemon installed serves on: the interface may be on its way back.
@@ -392,6 +399,7 @@ pub async fn detach() -> Result<usize, DaemonError> {
     vanished::remove(&instance);
     let detached = super::kernel::detach(&instance)?;
     path::clear()?;
+    offloads::restore_all(&instance.state);
     Store::in_folder(&instance.state).remove()?;
     positions::remove(&instance.state).map_err(DaemonError::Positions)?;
     journal::remove(&instance.state).map_err(DaemonError::Events)?;

@@ -126,7 +126,12 @@ impl Programs {
 
     /// Forgets interfaces that the kernel has removed, and the program on them; says whether there were any.
     pub(super) fn forget_answers(&mut self, gone: impl Fn(u32) -> bool) -> bool {
-        let gone: Vec<u32> = self.answering.keys().copied().filter(|ifindex| gone(*ifindex)).collect();
+        let gone: Vec<u32> = self
+            .answering
+            .keys()
+            .copied()
+            .filter(|ifindex| gone(*ifindex))
+            .collect();
         for ifindex in &gone {
             // Another interface may have the index now: nothing is to be taken off that one.
             self.answering.remove(ifindex).map(std::mem::forget);
@@ -137,7 +142,11 @@ impl Programs {
     /// Interfaces where answers should arrive, and which have lost the program.
     pub(super) fn lost_answers(&self) -> HashSet<u32> {
         let lost = |(ifindex, answering): &(&u32, &Answering)| !answering.is_whole(**ifindex);
-        self.answering.iter().filter(lost).map(|(ifindex, _)| *ifindex).collect()
+        self.answering
+            .iter()
+            .filter(lost)
+            .map(|(ifindex, _)| *ifindex)
+            .collect()
     }
 
     fn own(&mut self, id: SchedClassifierLinkId) -> Result<Answering, PathError> {

@@ -46,6 +46,8 @@ pub(crate) fn status() -> Status {
                 program_id: 412,
                 mtu: 1500,
                 up: true,
+                offloads_disabled: vec!["rx-vlan-hw-parse".to_owned()],
+                offloads_active: vec![],
             },
             Interface {
                 name: "eth1".to_owned(),
@@ -54,6 +56,8 @@ pub(crate) fn status() -> Status {
                 program_id: 412,
                 mtu: 1500,
                 up: true,
+                offloads_disabled: vec![],
+                offloads_active: vec![],
             },
         ],
         detached: detached(),

@@ -107,7 +107,11 @@ pub fn detach_pinned(pin: &Path) -> io::Result<()> {
             size_of::<LinkDetach>() as c_uint,
         )
     };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// The beginning of `union bpf_attr` for `BPF_OBJ_GET`.

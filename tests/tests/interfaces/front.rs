@@ -27,12 +27,20 @@ fn an_interface_that_is_made_again_is_served_and_its_loss_is_said() -> Result<()
     let applied = complaint(&edge, &["apply", &path])?;
     ensure!(applied.contains("is in force"), "{applied}");
     edge.signal(Signal::SIGHUP)?;
-    wait_until("what SIGHUP says", PATIENCE, || Ok(events(&edge, "xdp_detached")?.len() == 3))?;
+    wait_until("what SIGHUP says", PATIENCE, || {
+        Ok(events(&edge, "xdp_detached")?.len() == 3)
+    })?;
     let log = edge.log();
-    ensure!(log.contains("the configuration is kept, but the program is not on this interface"), "{log}");
+    ensure!(
+        log.contains("the configuration is kept, but the program is not on this interface"),
+        "{log}"
+    );
     let status = edge.api()?.get("/v1/status")?;
     ensure!(status["detached"][0]["interface"] == "eth0", "{status}");
-    ensure!(status["generation"].as_u64() == generation.as_u64().map(|before| before + 2), "{status}");
+    ensure!(
+        status["generation"].as_u64() == generation.as_u64().map(|before| before + 2),
+        "{status}"
+    );
 
     let pass = site.make_again(&FRONT, mac, None)?;
     let begun = Instant::now();
@@ -41,9 +49,16 @@ fn an_interface_that_is_made_again_is_served_and_its_loss_is_said() -> Result<()
     })?;
     let attached = begun.elapsed();
     site.wait_answer(&edge)?;
-    println!("made again: attached after {attached:?}, the first answer {:?} after it was there", begun.elapsed());
+    println!(
+        "made again: attached after {attached:?}, the first answer {:?} after it was there",
+        begun.elapsed()
+    );
     ensure!(site.answered(20)? == 20, "{}", edge.log());
-    ensure!(events(&edge, "xdp_attached")?.len() == 1, "{:?}", events(&edge, "xdp_attached"));
+    ensure!(
+        events(&edge, "xdp_attached")?.len() == 1,
+        "{:?}",
+        events(&edge, "xdp_attached")
+    );
     edge.lbctl(&["status"])?;
     edge.lbctl(&["apply", &path])?;
 
@@ -74,7 +89,10 @@ fn what_somebody_takes_off_is_put_back() -> Result<()> {
         for instance in std::fs::read_dir(&pins)? {
             for file in std::fs::read_dir(instance?.path())? {
                 let path = file?.path();
-                if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("link-")) {
+                if path
+                    .file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with("link-"))
+                {
                     return Ok(path);
                 }
             }

@@ -5,6 +5,7 @@
 mod egress;
 mod front;
 mod locks;
+mod offloads;
 mod role;
 
 use std::net::SocketAddr;

@@ -56,6 +56,15 @@ pub fn status(status: &Status, view: &View) -> String {
             text.push_str(&table);
         }
     }
+    for interface in status
+        .interfaces
+        .iter()
+        .filter(|interface| !interface.offloads_disabled.is_empty())
+    {
+        let off = interface.offloads_disabled.join(", ");
+        let line = format!("{}: switched off {}", clean(&interface.name), clean(&off));
+        text.push_str(&view.paragraph(Tone::Plain, "  ", "    ", &line));
+    }
     if !status.warnings.is_empty() {
         text.push('\n');
     }

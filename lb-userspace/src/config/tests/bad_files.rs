@@ -76,7 +76,7 @@ fn tables_that_are_missing_or_something_else() {
     check(
         &BASE.replace("[node.capacity]", "[node.capacities]"),
         &[
-            r#"9:7: [node]: unknown key capacities: allowed: interfaces, xdp_mode, hash_seed, gateway_mac, tunnel_source_v4, tunnel_source_v6, capacity"#,
+            r#"9:7: [node]: unknown key capacities: allowed: interfaces, xdp_mode, offloads, hash_seed, gateway_mac, tunnel_source_v4, tunnel_source_v6, capacity"#,
         ],
     );
     check(

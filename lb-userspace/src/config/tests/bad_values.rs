@@ -24,6 +24,8 @@ const CASES: &[(&str, &str, &str)] = &[
      r#"2:15: [node]: interface "eth 0" is not an interface's name: 1 to 15 bytes without space, slash and colon"#),
     (r#"xdp_mode = "auto""#, r#"xdp_mode = "Native""#,
      r#"3:12: [node]: xdp_mode "Native" is unknown: did you mean "native"? allowed: auto, native, generic"#),
+    (r#"xdp_mode = "auto""#, r#"offloads = "off""#,
+     r#"3:12: [node]: offloads "off" is unknown: allowed: disable, refuse, keep"#),
     (r#"xdp_mode = "auto""#, r#"xdp_mode = "offload""#,
      r#"3:12: [node]: xdp_mode "offload" is unknown: allowed: auto, native, generic"#),
     (r#"xdp_mode = "auto""#, r#"xdp_mode = true"#,

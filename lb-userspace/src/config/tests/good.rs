@@ -15,6 +15,7 @@ fn every_key_reaches_the_model() {
         node: Node {
             interfaces: vec!["eth0".into(), "eth1".into()],
             xdp_mode: XdpMode::Auto,
+            offloads: crate::model::Offloads::Disable,
             hash_seed: 0x5eed,
             gateway_mac: Some([2, 0, 0, 0, 0, 1]),
             tunnel_source_v4: Some("10.0.0.5".parse().unwrap()),

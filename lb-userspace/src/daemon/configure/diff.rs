@@ -110,6 +110,7 @@ fn node(node: &Node, alerts: &[Alert]) -> Fields {
     let mut fields = vec![
         ("interfaces", node.interfaces.join(", ")),
         ("xdp_mode", word(node.xdp_mode)),
+        ("offloads", word(node.offloads)),
         // The seed is a secret: that it changed is told, and not to what.
         (
             "hash_seed",
