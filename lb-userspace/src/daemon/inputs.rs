@@ -3,11 +3,12 @@
 use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use super::{Event, TICK};
 use crate::health;
+use crate::netlink::Addresses;
 
 /// Sends everything that comes out of `receiver` into the loop.
 pub(super) fn forward<T: Send + 'static>(
@@ -19,6 +20,22 @@ pub(super) fn forward<T: Send + 'static>(
     tokio::spawn(async move {
         while let Some(item) = receiver.recv().await {
             if events.send(event(item)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Sends this host's addresses into the loop when they change, the latest of them.
+pub(super) fn watch_addresses(
+    mut addresses: watch::Receiver<Option<Addresses>>,
+    events: &mpsc::UnboundedSender<Event>,
+) {
+    let events = events.clone();
+    tokio::spawn(async move {
+        while addresses.changed().await.is_ok() {
+            let now = addresses.borrow_and_update().clone();
+            if now.is_some_and(|now| events.send(Event::Addresses(now)).is_err()) {
                 return;
             }
         }

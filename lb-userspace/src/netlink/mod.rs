@@ -40,6 +40,7 @@
 //! Health checks see the last two earlier. Changes of next-hop objects are announced while the sysctl
 //! `net.ipv4.nexthop_compat_mode` is on, as it is by default; whatever is not announced is found within a minute.
 
+pub mod address;
 mod asking;
 mod error;
 pub mod link;
@@ -47,6 +48,7 @@ mod neighbour;
 pub mod own;
 mod route;
 mod socket;
+pub mod source;
 mod table;
 pub mod watcher;
 
@@ -54,6 +56,7 @@ use std::net::IpAddr;
 
 use lb_common::encap::Mac;
 
+pub use address::{Addresses, OwnAddress};
 pub use error::{NetlinkError, Refusal, Unreachable};
 pub use link::{Link, XdpAttachment, XdpState, link_by_name, local_addresses};
 pub use own::{OwnLink, follow_links, own_addresses, own_links};
