@@ -189,6 +189,13 @@ fn family(address: &IpAddr) -> u8 {
     if address.is_ipv4() { 4 } else { 6 }
 }
 
+impl Unreachable {
+    /// Whether nothing is missing but an address that a tunnel could come from.
+    pub fn is_about_the_source(&self) -> bool {
+        matches!(self, Unreachable::NoSource { .. } | Unreachable::SourceIsVip { .. })
+    }
+}
+
 /// How a route refuses packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {

@@ -168,6 +168,8 @@ fn no_tunnel_comes_from_a_link_local_address() -> Result<()> {
         let events = edge.lbctl(&["events"])?;
         Ok(events.contains("tunnel_source_v6"))
     })?;
+    let status = edge.lbctl(&["status"])?;
+    assert!(status.contains("tunnel_source_v6"), "{status}");
     let target = file.services[0].target()?;
     let ask = || {
         site.net
