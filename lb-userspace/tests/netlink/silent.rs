@@ -117,8 +117,8 @@ fn an_ipv6_route_that_expires() {
         let mut watch = Watch::start(&[at]);
         watch.next_hop("first", at, |hop| hop.ifindex == eth0).await;
         // The kernel itself removes it up to half a minute later.
-        let bound = Duration::from_secs(4);
-        let moved = watch.until_within(bound, "expired", &[at], |answer| {
+        let (bound, places) = (Duration::from_secs(4), [at]);
+        let moved = watch.until_within(bound, "expired", &places, |answer| {
             answer.as_ref().is_ok_and(|hop| hop.ifindex == eth1)
         });
         moved.await;

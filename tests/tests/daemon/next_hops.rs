@@ -193,7 +193,7 @@ fn no_tunnel_comes_from_a_vip() -> Result<()> {
     let host = &site.net.edge;
     host.ip("addr add 192.0.2.10/32 dev eth1")?;
     host.ip("route replace 10.0.0.0/24 dev eth1 src 192.0.2.10")?;
-    let edge = site.edge(&file)?;
+    let _edge = site.edge(&file)?;
     let target = file.services[0].target()?;
     let backend = &site.net.backends[0].host;
     let outer = || -> Result<Option<Ipv4Addr>> {
