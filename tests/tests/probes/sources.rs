@@ -19,7 +19,8 @@ fn addresses_that_come_and_go_lose_nothing() -> Result<()> {
     let service = &site.services[0];
     wait_for(&edge, &service.name, ALL_UP)?;
     let host = &site.net.edge;
-    // Another host has one of the addresses.
+    // Duplicates are looked for, as on any host; and another host has one of the addresses.
+    host.sysctl("net/ipv6/conf/eth1/accept_dad", "1")?;
     site.net.backends[1]
         .host
         .ip("addr add 2001:db8:b::88/64 dev eth0 nodad")?;
