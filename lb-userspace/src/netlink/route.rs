@@ -53,19 +53,12 @@ pub(super) fn request(address: IpAddr, source: Option<IpAddr>) -> RouteMessage {
     message
 }
 
-/// The question of the table's entry that decides how such a packet would go. It names a source if the operator has named one.
+/// The question of the table's entry that decides how such a packet would go. It names a source if the operator has named one, and says
+/// when it expires: of IPv6, the answer to [`request`] has neither.
 pub(super) fn entry_request(address: IpAddr, source: Option<IpAddr>) -> RouteMessage {
     let mut message = request(address, source);
     message.header.flags |= RouteFlags::FibMatch;
     message
-}
-
-/// The source that an entry names.
-pub(super) fn named_source(entry: &RouteMessage) -> Option<IpAddr> {
-    entry.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::PrefSource(value) => ip(value),
-        _ => None,
-    })
 }
 
 /// The reason why an address should not even be looked up.
@@ -79,6 +72,19 @@ pub(super) fn refused(address: IpAddr) -> Option<Unreachable> {
 }
 
 impl Route {
+    /// Adds what only the table's entry says.
+    pub(super) fn complete(&mut self, entry: &RouteMessage) {
+        for attribute in &entry.attributes {
+            match attribute {
+                RouteAttribute::PrefSource(_) => self.names_source = true,
+                RouteAttribute::CacheInfo(info) => {
+                    self.lifetime = self.lifetime.into_iter().chain(lifetime(info.expires)).min();
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Reads the kernel's answer.
     pub(super) fn from_message(address: IpAddr, message: &RouteMessage) -> Result<Self, Unreachable> {
         let rejected = |kind| Err(Unreachable::Rejected { address, kind });

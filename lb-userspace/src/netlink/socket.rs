@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
@@ -150,13 +151,17 @@ impl Requests {
         }
     }
 
-    /// Whether the route to `address` names its source itself.
-    pub(super) async fn names_source(&self, address: IpAddr, source: Option<IpAddr>) -> Result<bool, NetlinkError> {
+    /// The table's entry that decides which way such a packet would go, if it is still there.
+    pub(super) async fn entry(
+        &self,
+        address: IpAddr,
+        source: Option<IpAddr>,
+    ) -> Result<Option<RouteMessage>, NetlinkError> {
         let request = self.handle.route().get(route::entry_request(address, source));
         match collect("look up a route's entry", request.execute()).await {
-            Ok(entries) => Ok(entries.first().and_then(route::named_source).is_some()),
+            Ok(entries) => Ok(entries.into_iter().next()),
             // It has just gone, which is announced.
-            Err(NetlinkError::Refused { .. }) => Ok(false),
+            Err(NetlinkError::Refused { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -429,14 +429,6 @@ impl Table {
         }))
     }
 
-    /// Whether the kernel would choose another IPv6 source than before for the same interface: then it is to be found out whether the
-    /// route names it.
-    pub(super) fn has_another_source(&self, address: IpAddr, route: &Route) -> bool {
-        let earlier = self.wanted.get(&address);
-        let earlier = earlier.and_then(|wanted| earlier_source(wanted, route));
-        route.source.is_some_and(|source| source.is_ipv6()) && earlier.is_some() && earlier != route.source
-    }
-
     /// The source that the kernel would choose; of IPv6, the one that it chose before while that is as good.
     ///
     /// For IPv4 the kernel takes what the route names, or its interface's first address, and other addresses change nothing. For IPv6

@@ -266,10 +266,12 @@ impl Task {
         source: Option<IpAddr>,
     ) -> Result<Result<Route, Unreachable>, NetlinkError> {
         let mut answer = self.requests.route(address, source).await?;
+        // An IPv4 answer says all there is to know.
         if let Ok(route) = &mut answer
-            && self.table.has_another_source(address, route)
+            && address.is_ipv6()
+            && let Some(entry) = self.requests.entry(address, source).await?
         {
-            route.names_source = self.requests.names_source(address, source).await?;
+            route.complete(&entry);
         }
         Ok(answer)
     }

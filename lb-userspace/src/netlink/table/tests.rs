@@ -81,6 +81,12 @@ fn unrouted(table: &mut Table, limit: usize) -> Vec<IpAddr> {
     taken.map(|(address, _)| address).collect()
 }
 
+/// Looks the route of `A` up again, which is what it was.
+fn look_up(table: &mut Table, now: Instant) {
+    assert_eq!(unrouted(table, 9), [A]);
+    table.routed(A, Ok(route(None)), now);
+}
+
 fn next_hop(mtu: u32) -> Answer {
     let destination_mac = PEER;
     Ok(NextHop {
@@ -149,6 +155,7 @@ fn the_first_answer_waits_for_the_neighbour_but_a_second_at_most() {
     // Said once, also while it is asked for again.
     table.apply(&neighbour(NeighbourState::Failed));
     table.apply(&neighbour(NeighbourState::Incomplete));
+    look_up(&mut table, now);
     assert_eq!(table.take_changes(now + FIRST_ANSWER), []);
     table.apply(&neighbour(NeighbourState::Reachable));
     assert_eq!(table.take_changes(now + FIRST_ANSWER), [(A, next_hop(1500))]);
@@ -164,6 +171,9 @@ fn a_forgotten_neighbour_keeps_its_mac_until_it_is_known_to_have_failed() {
     table.apply(&neighbour(NeighbourState::Incomplete));
     assert_eq!(table.take_changes(now + Duration::from_secs(2)), []);
     table.apply(&neighbour(NeighbourState::Failed));
+    // The kernel may know another gateway.
+    assert_eq!(table.take_changes(now + Duration::from_secs(3)), []);
+    look_up(&mut table, now);
     assert_eq!(table.take_changes(now + Duration::from_secs(3)), [(A, no_neighbour())]);
 }
 
@@ -211,7 +221,7 @@ fn only_what_a_route_may_concern_is_looked_up_again() {
     table.want(plainly([A, B, SIX]), now);
     unrouted(&mut table, 9);
     let mut check = |destination: &str, length, expected: &[IpAddr]| {
-        let mut message = route::request(destination.parse().unwrap());
+        let mut message = route::request(destination.parse().unwrap(), None);
         message.header.destination_prefix_length = length;
         if length == 0 {
             message
