@@ -155,7 +155,7 @@ async fn wait(changes: &mut Changes, until: Instant) -> Option<()> {
             Err(_) => return Some(()),
             Ok(Change::Closed) => return None,
             Ok(Change::Message(NewLink(_) | DelLink(_)) | Change::Lost) => break,
-            Ok(Change::Message(_)) => {}
+            Ok(Change::Message(_) | Change::Routes) => {}
         }
     }
     let until = Instant::now() + DEBOUNCE;
