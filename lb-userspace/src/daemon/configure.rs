@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Daemon;
 use super::ahead::{Purpose, Ready, Understood};
+use super::inputs;
 use super::state::{Applied, State};
 use super::world::World;
 use crate::api::error::{ApiError, ErrorKind};
@@ -185,7 +186,10 @@ impl Daemon {
         self.note_slots(&changed);
         if gateway_changed {
             match Watcher::start(self.ways.clone(), self.world.model.node.gateway_mac) {
-                Ok(watcher) => self.watcher = watcher,
+                Ok(watcher) => {
+                    inputs::watch_addresses(watcher.addresses(), &self.events);
+                    self.watcher = watcher;
+                }
                 Err(error) => error!(%error, "ways to backends are followed with the earlier gateway"),
             }
         }

@@ -3,12 +3,12 @@
 use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use super::{Event, TICK};
 use crate::health;
-use crate::netlink::{NetlinkError, links};
+use crate::netlink::{Addresses, NetlinkError, links};
 
 /// Sends everything that comes out of `receiver` into the loop.
 pub(super) fn forward<T: Send + 'static>(
@@ -30,6 +30,22 @@ pub(super) fn forward<T: Send + 'static>(
 pub(super) fn watch_links(events: &mpsc::UnboundedSender<Event>) -> Result<(), NetlinkError> {
     let events = events.clone();
     links::follow(move |changes| events.send(Event::Links(changes)).is_ok())
+}
+
+/// Sends this host's addresses into the loop when they change, the latest of them.
+pub(super) fn watch_addresses(
+    mut addresses: watch::Receiver<Option<Addresses>>,
+    events: &mpsc::UnboundedSender<Event>,
+) {
+    let events = events.clone();
+    tokio::spawn(async move {
+        while addresses.changed().await.is_ok() {
+            let now = addresses.borrow_and_update().clone();
+            if now.is_some_and(|now| events.send(Event::Addresses(now)).is_err()) {
+                return;
+            }
+        }
+    });
 }
 
 /// Listens for ICMP errors, as far as this host lets it: probes find the same, only later.

@@ -73,7 +73,7 @@ use crate::health::{Checker, HealthEvent, State as Health, TargetId, Transition}
 use crate::journal::{Journal, Note};
 use crate::load::agent::{Agents, Word};
 use crate::model::Service;
-use crate::netlink::{Answer, LinkChanges, Watcher};
+use crate::netlink::{Addresses, Answer, LinkChanges, Watcher};
 use crate::policy::Now;
 use ahead::{Ahead, Purpose, Ready, Source};
 use attached::Attached;
@@ -99,6 +99,8 @@ enum Event {
     Health(Vec<HealthEvent>),
     /// Ways to backends were found, changed or lost.
     Ways(Vec<(IpAddr, Answer)>),
+    /// This host's addresses have changed.
+    Addresses(Addresses),
     /// A router says that packets to this address cannot be delivered, or its host that it unwraps no tunnels.
     Unreachable(Unreachable),
     /// Interfaces came, went or changed.
@@ -213,6 +215,10 @@ impl Daemon {
             Event::Call(call) => self.answer(*call).await,
             Event::Health(events) => events.into_iter().for_each(|event| self.note_health(event)),
             Event::Ways(ways) => self.note_ways(ways),
+            Event::Addresses(addresses) => {
+                self.world.own_addresses = addresses;
+                self.choose_ways();
+            }
             Event::Unreachable(Unreachable { address, refused }) => self.checker.expedite(address, refused),
             Event::Links(changes) => self.on_links(changes).await,
             Event::Reload => {
@@ -280,6 +286,19 @@ impl Daemon {
     }
 
     fn note_ways(&mut self, ways: Vec<(IpAddr, Answer)>) {
+        let named: Vec<IpAddr> = ways.iter().map(|(address, _)| *address).collect();
+        self.world.note_answers(ways);
+        // Those that came before these answers, so that no source is chosen from earlier ones.
+        if let Some(addresses) = self.watcher.addresses().borrow().clone() {
+            self.world.own_addresses = addresses;
+        }
+        self.choose_ways();
+        named.into_iter().for_each(|address| self.tell_of_present_way(address));
+    }
+
+    /// Chooses sources anew, and takes the ways that are others then.
+    fn choose_ways(&mut self) {
+        let ways = self.world.chosen_ways();
         for (address, way) in &ways {
             self.tell_of_way(*address, way);
         }
@@ -310,7 +329,11 @@ impl Daemon {
     /// Tells checker and watcher what the model holds. Who is up or down when its checks begin stays so until they say
     /// otherwise.
     fn follow(&mut self) {
-        self.watcher.watch(self.world.addresses());
+        self.watcher.watch(self.world.questions());
+        self.world
+            .addresses()
+            .into_iter()
+            .for_each(|address| self.tell_of_present_way(address));
         self.paths.follow(&self.world);
         self.set_targets();
     }

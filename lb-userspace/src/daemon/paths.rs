@@ -1,7 +1,6 @@
 //! How the probes of each backend travel: kept in step with what is known of the ways there.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,6 @@ use crate::model;
 use crate::object;
 use crate::path::UsersPath;
 use crate::path::program::Hook;
-use crate::path::source::Sources;
 
 /// How long to wait before what could not be set up is tried again.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -29,7 +27,6 @@ pub(super) struct Paths {
     numbers: HashMap<TargetId, u32>,
     last_number: u32,
     vias: HashMap<TargetId, Via>,
-    sources: Sources,
 }
 
 impl Paths {
@@ -41,7 +38,6 @@ impl Paths {
             numbers: HashMap::new(),
             last_number: 0,
             vias: HashMap::new(),
-            sources: Sources::default(),
         }
     }
 
@@ -98,7 +94,7 @@ impl Paths {
         path.is_some_and(|path| path.forget_interfaces(|ifindex| gone.contains(&ifindex)))
     }
 
-    /// What a moment's passing asks for: another try, or another look at this host's addresses.
+    /// What a moment's passing asks for: another try.
     pub(super) fn tend(&mut self, world: &World) -> bool {
         let lost = self.path.as_ref().map_or(HashSet::new(), UsersPath::lost_interfaces);
         if !lost.is_empty()
@@ -111,9 +107,7 @@ impl Paths {
         let due = match (&self.path, &self.problem) {
             (None, None) => false,
             (_, Some((_, at))) => at.elapsed() >= PATIENCE,
-            (Some(path), None) => {
-                !path.is_whole() || Sources::of_host(&vips(world)).is_ok_and(|now| now != self.sources)
-            }
+            (Some(path), None) => !path.is_whole(),
         };
         due && self.follow(world)
     }
@@ -141,10 +135,7 @@ impl Paths {
             return HashMap::new();
         };
         let mut problem = None;
-        match Sources::of_host(&vips(world)) {
-            Ok(sources) => self.sources = sources,
-            Err(error) => problem = Some(format!("this host's addresses cannot be listed: {error}")),
-        }
+        let vips = world.vips();
         let mut vias = HashMap::with_capacity(targets.len());
         let mut numbers = HashMap::with_capacity(targets.len());
         let mut rows = HashMap::with_capacity(targets.len());
@@ -163,19 +154,23 @@ impl Paths {
                     continue;
                 }
             };
-            let source = self
-                .sources
-                .choose(service.vip, way.preferred_source, way.ifindex, &world.interfaces);
-            let Some(source) = source else {
+            let in_use = match self.vias.get(&id) {
+                Some(Via::Vip(path)) => Some(path.source),
+                _ => None,
+            };
+            let Some(source) = world.probe_source(service.vip, &way, in_use, &vips) else {
                 let family = if service.vip.is_ipv4() { "IPv4" } else { "IPv6" };
-                let why = format!("this host has no {family} address that {} could answer to", service.vip);
+                let why = format!(
+                    "this host has no {family} address that {} could answer to: link-local and tentative ones and VIPs do not count",
+                    service.vip
+                );
                 vias.insert(id, Via::Blocked(why.into()));
                 continue;
             };
             rows.insert(number, rewrite);
             chosen.insert(source);
             interfaces.insert(way.ifindex);
-            interfaces.extend(self.sources.interface_of(source));
+            interfaces.extend(world.own_addresses.find(source).map(|own| own.ifindex));
             let path = VipPath {
                 vip: service.vip,
                 source,
@@ -219,8 +214,4 @@ fn wanted(world: &World) -> Vec<Wanted<'_>> {
             .map(move |backend| (target(backend), service, backend))
     });
     backends.collect()
-}
-
-fn vips(world: &World) -> HashSet<IpAddr> {
-    world.model.services.iter().map(|service| service.vip).collect()
 }

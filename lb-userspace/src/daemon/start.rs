@@ -267,6 +267,7 @@ async fn run_here(
         let _ = stopped.await;
     }));
     inputs::forward(ways, &events, Event::Ways);
+    inputs::watch_addresses(daemon.watcher.addresses(), &events);
     inputs::forward(calls, &events, Event::from);
     inputs::watch_links(&events)?;
     inputs::watch_unreachable(&events);
@@ -331,8 +332,11 @@ async fn prepare(
     let watcher = Watcher::start(ways, model.node.gateway_mac)?;
     let mut world = World::new(model, state.overrides.clone());
     world.interfaces = interfaces;
-    watcher.watch(world.addresses());
-    world.set_ways(watcher.resolve_all(FIRST_WAYS).await?);
+    watcher.watch(world.questions());
+    world.note_answers(watcher.resolve_all(FIRST_WAYS).await?);
+    world.own_addresses = watcher.addresses().borrow().clone().unwrap_or_default();
+    let ways = world.chosen_ways();
+    world.set_ways(ways);
     let served = before::served(&kernel, &world);
     let now = super::now();
     let out = before::out(&kernel, &world, now);

@@ -57,6 +57,13 @@ impl Daemon {
         }
     }
 
+    /// Tells of the way that is in force, if that has not been done.
+    pub(super) fn tell_of_present_way(&mut self, address: IpAddr) {
+        if let Some(way) = self.world.way(address).cloned() {
+            self.tell_of_way(address, &way);
+        }
+    }
+
     /// Tells that there is no way to an address.
     pub(super) fn tell_of_loss(&mut self, address: IpAddr, why: String) {
         let note = Note::new(EventKind::WayLost, Cause::Network).change("reachable", "unreachable");

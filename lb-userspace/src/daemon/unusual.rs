@@ -9,7 +9,7 @@ use super::answers::unix_ms_of;
 use super::configure::unix_ms;
 use crate::api::types::{Admin, ServiceMode, Standing, StandingState};
 use crate::health::{Outcome, TargetId};
-use crate::model::{Backend, Service, Weights};
+use crate::model::{Backend, Forward, Service, Weights};
 use crate::policy::{self, Mode, WHOLE};
 
 /// Services that a node's status speaks of one by one.
@@ -139,8 +139,22 @@ impl Daemon {
         if !damped.is_empty() {
             lines.push(format!("{damped}: up and held out, after changing too often"));
         }
+        lines.extend(self.without_source_of(service));
         lines.extend(self.silent_agents_of(service));
         lines
+    }
+
+    /// Backends that no tunnel can lead to for want of a source address, in a line.
+    fn without_source_of(&self, service: &Service) -> Option<String> {
+        let lacks = |backend: &&Backend| match self.world.way(backend.address) {
+            Some(Ok(way)) => backend.forward == Forward::Ipip && way.preferred_source.is_none(),
+            Some(Err(unreachable)) => unreachable.is_about_the_source(),
+            None => false,
+        };
+        let mut lacking = service.backends.iter().filter(lacks);
+        let first = lacking.next()?;
+        let why = self.world.backend_now(service, first).err()?;
+        Some(format!("{}{}: {why}", first.name, and_more(lacking.count())))
     }
 
     /// Agents that do not answer, in a line.

@@ -4,6 +4,7 @@ mod blocked;
 mod left;
 mod policy;
 mod rings;
+mod sources;
 #[cfg(test)]
 mod storm;
 #[cfg(test)]
@@ -18,8 +19,8 @@ use lb_common::map::{Rewrite, ServiceKey};
 
 use super::state::Override;
 use crate::health::{State as Health, TargetId};
-use crate::model::{Backend, Forward, Model, Node, Protocol, Service, Tracking};
-use crate::netlink::{Answer, NextHop};
+use crate::model::{Backend, Forward, Model, Protocol, Service, Tracking};
+use crate::netlink::{Addresses, Answer, NextHop};
 use crate::plan::WantedService;
 use crate::policy::Machine;
 use crate::ring::{Member, Ring, Share};
@@ -42,6 +43,11 @@ pub struct World {
     pub health: HashMap<TargetId, Health>,
     /// The interfaces that the program is attached to.
     pub interfaces: Vec<u32>,
+    /// This host's own addresses.
+    pub own_addresses: Addresses,
+    /// What the kernel says of the ways.
+    answers: HashMap<IpAddr, Answer>,
+    /// The ways, with the sources that were chosen.
     ways: HashMap<IpAddr, Answer>,
     /// The last way to an address that is unreachable now: its rows keep it.
     last_ways: HashMap<IpAddr, NextHop>,
@@ -76,6 +82,8 @@ impl World {
             overrides,
             health: HashMap::new(),
             interfaces: Vec::new(),
+            own_addresses: Addresses::default(),
+            answers: HashMap::new(),
             ways: HashMap::new(),
             last_ways: HashMap::new(),
             rings: HashMap::new(),
@@ -119,8 +127,12 @@ impl World {
         // What was decided is about other backends: nothing counts until it is decided anew.
         self.decided.clear();
         let addresses: BTreeSet<IpAddr> = self.addresses();
+        self.answers.retain(|address, _| addresses.contains(address));
         self.ways.retain(|address, _| addresses.contains(address));
         self.last_ways.retain(|address, _| addresses.contains(address));
+        // Other VIPs, or another source for tunnels.
+        let ways = self.chosen_ways();
+        self.set_ways(ways);
         self.populate_rings();
     }
 
@@ -270,7 +282,7 @@ impl World {
             },
             source_mac: way.source_mac,
             destination_mac: way.destination_mac,
-            tunnel_source: tunnel_source(&self.model.node, backend.address).or(way.preferred_source),
+            tunnel_source: way.preferred_source,
         };
         let rewrite = wish::rewrite(service.vip, backend, &way)?;
         Ok(BackendNow {
@@ -342,12 +354,5 @@ fn remembers(service: &Service) -> bool {
         Tracking::Never => false,
         Tracking::Adaptive => service.protocol == Protocol::Tcp,
         Tracking::Always => true,
-    }
-}
-
-fn tunnel_source(node: &Node, backend: IpAddr) -> Option<IpAddr> {
-    match backend {
-        IpAddr::V4(_) => node.tunnel_source_v4.map(IpAddr::V4),
-        IpAddr::V6(_) => node.tunnel_source_v6.map(IpAddr::V6),
     }
 }

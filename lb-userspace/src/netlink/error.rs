@@ -155,12 +155,45 @@ pub enum Unreachable {
         /// The kernel's error number.
         errno: i32,
     },
+    /// This host has no address that a tunnel there could come from.
+    #[error(
+        "no source address for a tunnel to {address}: this host needs an IPv{} address that is neither link-local, tentative nor a VIP; \
+         add one, or set node.tunnel_source_v{}",
+        family(.address),
+        family(.address)
+    )]
+    NoSource {
+        /// The tunnel's end.
+        address: IpAddr,
+    },
+    /// The source that is configured for tunnels is a service's address.
+    #[error(
+        "node.tunnel_source_v{} {outer} is a VIP, which backends have too: a tunnel to {address} needs another source",
+        family(.address)
+    )]
+    SourceIsVip {
+        /// The tunnel's end.
+        address: IpAddr,
+        /// What is configured.
+        outer: IpAddr,
+    },
     /// Nothing is known in time.
     #[error("nothing is known yet of the way to {address}")]
     NotYet {
         /// The address that was to be looked up.
         address: IpAddr,
     },
+}
+
+fn family(address: &IpAddr) -> u8 {
+    if address.is_ipv4() { 4 } else { 6 }
+}
+
+impl Unreachable {
+    /// Whether nothing is missing but an address that a tunnel could come from.
+    pub fn is_about_the_source(&self) -> bool {
+        matches!(self, Unreachable::NoSource { .. } | Unreachable::SourceIsVip { .. })
+    }
 }
 
 /// How a route refuses packets.

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use lb_common::encap::Mac;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::NetlinkError;
+use super::address::OwnAddress;
 use super::own::OwnLink;
 use super::socket::Requests;
 
@@ -82,7 +82,8 @@ pub async fn all_links() -> Result<Vec<Link>, NetlinkError> {
 /// The failure to ask.
 pub async fn local_addresses() -> Result<Vec<(IpAddr, u32)>, NetlinkError> {
     let messages = Requests::open()?.addresses().await?;
-    Ok(messages.iter().filter_map(own_address).collect())
+    let own = messages.iter().filter_map(OwnAddress::from_message);
+    Ok(own.map(|own| (own.address, own.ifindex)).collect())
 }
 
 impl Link {
@@ -141,20 +142,6 @@ impl XdpState {
             .1;
         Some(Self { mode, program_id })
     }
-}
-
-fn own_address(message: &AddressMessage) -> Option<(IpAddr, u32)> {
-    // On a point-to-point interface ADDRESS is the peer's, and LOCAL this host's.
-    let find = |local| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(address) if local => Some(*address),
-            AddressAttribute::Address(address) if !local => Some(*address),
-            _ => None,
-        })
-    };
-    find(true)
-        .or_else(|| find(false))
-        .map(|address| (address, message.header.index))
 }
 
 #[cfg(test)]

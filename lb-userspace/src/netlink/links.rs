@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::MulticastGroup;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
@@ -47,7 +46,7 @@ pub fn follow(tell: impl Fn(LinkChanges) -> bool + Send + 'static) -> Result<(),
 
 fn open() -> Result<(Requests, Changes), NetlinkError> {
     // Listening comes first: no change is missed between the list and the messages.
-    let changes = Changes::open(&[MulticastGroup::Link])?;
+    let changes = Changes::of_links()?;
     Ok((Requests::open()?, changes))
 }
 
@@ -69,6 +68,7 @@ async fn run(mut requests: Requests, mut changes: Changes, tell: impl Fn(LinkCha
         };
         match change {
             Change::Message(message) => known.apply(&message),
+            Change::Routes => {}
             Change::Lost => {
                 debug!("link messages came faster than they could be read: reading all interfaces anew");
                 read_anew(&requests, &mut known).await;

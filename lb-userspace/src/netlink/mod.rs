@@ -14,7 +14,7 @@
 //!
 //! The kernel's own tables decide: rules, several routing tables, several next hops and gateways of the other family
 //! (an IPv4 route by way of an IPv6 neighbour, kernel 5.2) are all followed, because every address is looked up in the
-//! kernel (`RTM_GETROUTE`) as a packet of this host would be, without a mark or an input interface. Of a route with
+//! kernel (`RTM_GETROUTE`) as a packet of this host would be, without a mark or an input interface, and with a source if it is configured. Of a route with
 //! several next hops one is used for one backend: the one that the kernel's hash picks.
 //!
 //! # Neighbours
@@ -38,9 +38,14 @@
 //! - a neighbour that stops answering has failed three seconds after the kernel began to doubt it;
 //! - a new MAC address that its owner does not announce is found when the old one has failed, within a minute or so.
 //!
-//! Health checks see the last two earlier. Changes of next-hop objects are announced while the sysctl
-//! `net.ipv4.nexthop_compat_mode` is on, as it is by default; whatever is not announced is found within a minute.
+//! Health checks see the last two earlier.
+//!
+//! Several changes have no message about the routes that they change. What goes with them is followed instead: next-hop objects, links,
+//! addresses (IPv4 routes go with them), settings of interfaces, gateways that begin or cease to answer. Routes that expire
+//! are asked for again when they do. What has no message at all is found within a minute: ICMP redirects, a path MTU that the
+//! kernel learnt, `net.ipv4.fib_multipath_hash_policy`.
 
+pub mod address;
 mod asking;
 mod error;
 pub mod link;
@@ -49,6 +54,7 @@ mod neighbour;
 pub mod own;
 mod route;
 mod socket;
+pub mod source;
 mod table;
 pub mod watcher;
 
@@ -56,6 +62,7 @@ use std::net::IpAddr;
 
 use lb_common::encap::Mac;
 
+pub use address::{Addresses, OwnAddress};
 pub use error::{NetlinkError, Refusal, Unreachable};
 pub use link::{Link, XdpAttachment, XdpState, all_links, link_by_name, local_addresses};
 pub use links::{LinkChanges, LinkTable};

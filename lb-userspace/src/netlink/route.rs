@@ -1,10 +1,11 @@
 //! Routes: the question of which way a packet to one address would go, and its answer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteLwEnCapType, RouteMessage, RouteMetric, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteLwEnCapType, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
 
 use super::{Refusal, Unreachable};
@@ -26,18 +27,37 @@ pub(super) struct Route {
     pub(super) gateway: Option<IpAddr>,
     /// The source address that the kernel would choose.
     pub(super) source: Option<IpAddr>,
+    /// Whether the route itself names that source (`ip route … src`). Not in the answer: see [`entry_request`].
+    pub(super) names_source: bool,
+    /// How long the answer holds at most. What comes after is not announced: the kernel removes an expired IPv6 route half a minute
+    /// late, and passes it over until then.
+    pub(super) lifetime: Option<Duration>,
     /// The route's own limit on the size of IP packets, in bytes.
     pub(super) mtu: Option<u32>,
 }
 
-/// The question of how a packet to `address` would go.
-pub(super) fn request(address: IpAddr) -> RouteMessage {
+/// The question of how a packet to `address` would go; from `source`, of the same family, if that is given: rules may go by it.
+pub(super) fn request(address: IpAddr, source: Option<IpAddr>) -> RouteMessage {
     let mut message = RouteMessage::default();
-    (message.header.address_family, message.header.destination_prefix_length) = match address {
+    let (family, length) = match address {
         IpAddr::V4(_) => (AddressFamily::Inet, 32),
         IpAddr::V6(_) => (AddressFamily::Inet6, 128),
     };
+    message.header.address_family = family;
+    message.header.destination_prefix_length = length;
     message.attributes.push(RouteAttribute::Destination(address.into()));
+    if let Some(source) = source {
+        message.header.source_prefix_length = length;
+        message.attributes.push(RouteAttribute::Source(source.into()));
+    }
+    message
+}
+
+/// The question of the table's entry that decides how such a packet would go. It names a source if the operator has named one, and says
+/// when it expires: of IPv6, the answer to [`request`] has neither.
+pub(super) fn entry_request(address: IpAddr, source: Option<IpAddr>) -> RouteMessage {
+    let mut message = request(address, source);
+    message.header.flags |= RouteFlags::FibMatch;
     message
 }
 
@@ -52,6 +72,19 @@ pub(super) fn refused(address: IpAddr) -> Option<Unreachable> {
 }
 
 impl Route {
+    /// Adds what only the table's entry says.
+    pub(super) fn complete(&mut self, entry: &RouteMessage) {
+        for attribute in &entry.attributes {
+            match attribute {
+                RouteAttribute::PrefSource(_) => self.names_source = true,
+                RouteAttribute::CacheInfo(info) => {
+                    self.lifetime = self.lifetime.into_iter().chain(lifetime(info.expires)).min();
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Reads the kernel's answer.
     pub(super) fn from_message(address: IpAddr, message: &RouteMessage) -> Result<Self, Unreachable> {
         let rejected = |kind| Err(Unreachable::Rejected { address, kind });
@@ -71,6 +104,8 @@ impl Route {
             ifindex: 0,
             gateway: None,
             source: None,
+            names_source: false,
+            lifetime: None,
             mtu: None,
         };
         for attribute in &message.attributes {
@@ -82,6 +117,7 @@ impl Route {
                 RouteAttribute::PrefSource(value) => {
                     route.source = ip(value).filter(|source| !source.is_unspecified());
                 }
+                RouteAttribute::CacheInfo(info) => route.lifetime = lifetime(info.expires),
                 RouteAttribute::Metrics(metrics) => {
                     route.mtu = metrics.iter().find_map(|metric| match metric {
                         RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
@@ -135,6 +171,14 @@ pub(super) fn prefix(message: &RouteMessage) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
+/// Reads `rta_expires`: a signed number of hundredths of a second (`USER_HZ`), 0 without an end.
+fn lifetime(expires: u32) -> Option<Duration> {
+    match expires.cast_signed() {
+        0 => None,
+        expires => Some(Duration::from_millis(10 * u64::from(expires.max(0).cast_unsigned()))),
+    }
+}
+
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some((*address).into()),
@@ -152,7 +196,7 @@ mod tests {
     }
 
     fn answer(kind: RouteType, attributes: Vec<RouteAttribute>) -> Result<Route, Unreachable> {
-        let mut message = request(address("192.0.2.1"));
+        let mut message = request(address("192.0.2.1"), None);
         message.header.kind = kind;
         message.attributes.extend(attributes);
         Route::from_message(address("192.0.2.1"), &message)
@@ -166,6 +210,8 @@ mod tests {
                 ifindex: 3,
                 gateway,
                 source: Some(address("10.0.0.5")),
+                names_source: false,
+                lifetime: None,
                 mtu: None,
             })
         };
@@ -228,9 +274,17 @@ mod tests {
     }
 
     #[test]
+    fn lifetimes() {
+        assert_eq!(lifetime(0), None);
+        assert_eq!(lifetime(250), Some(Duration::from_millis(2_500)));
+        assert_eq!(lifetime((-3i32).cast_unsigned()), Some(Duration::ZERO));
+        assert_eq!(lifetime(i32::MAX.cast_unsigned()).unwrap().as_secs(), 21_474_836);
+    }
+
+    #[test]
     fn prefixes() {
         let check = |destination: &str, length, first: &str, last: &str| {
-            let mut message = request(address(destination));
+            let mut message = request(address(destination), None);
             message.header.destination_prefix_length = length;
             if length == 0 {
                 message.attributes.clear();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use lb_common::encap::Mac;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::address::{AddressState, Addresses, OwnAddress};
 use super::asking::Asking;
 use super::neighbour::{self, Key, Neighbour};
 use super::route::{self, Route};
@@ -24,6 +25,10 @@ pub(super) struct Table {
     /// The neighbours' address when they are not to be asked for.
     static_mac: Option<Mac>,
     links: HashMap<u32, Link>,
+    /// This host's addresses, by interface.
+    addresses: BTreeMap<(u32, IpAddr), OwnAddress>,
+    /// Whether [`Self::take_addresses`] would give others than the last time.
+    readdressed: bool,
     neighbours: HashMap<Key, Neighbour>,
     wanted: BTreeMap<IpAddr, Wanted>,
     /// Ranges of addresses whose route may have changed. Kept as ranges because the same ones change again and again.
@@ -33,6 +38,11 @@ pub(super) struct Table {
     /// Those of them that are being looked up. Apart, so that addresses which change all the time do not keep the
     /// others waiting.
     in_turn: BTreeSet<IpAddr>,
+    /// When the answer of the kernel ends to hold, for addresses where it does.
+    expiring: HashMap<IpAddr, Instant>,
+    /// Neighbours that routes have led to of late: whether they answer may decide which of several next hops the kernel takes, as with
+    /// IPv6 routers (RFC 4191) and `net.ipv4.fib_multipath_use_neigh`.
+    gateways: BTreeSet<Key>,
     asking: Asking,
     /// The neighbours on whom an answer depends; nothing: to be found out.
     needed: Option<BTreeSet<Key>>,
@@ -46,6 +56,8 @@ pub(super) struct Table {
 /// One address that somebody wants to reach.
 struct Wanted {
     since: Instant,
+    /// The source that packets to it come from, if that is known beforehand.
+    source: Option<IpAddr>,
     route: Option<Result<Route, Unreachable>>,
     answer: Option<Answer>,
 }
@@ -59,28 +71,46 @@ impl Table {
         }
     }
 
-    /// Replaces the addresses that are wanted. What is known of those that stay is kept.
-    pub(super) fn want(&mut self, addresses: BTreeSet<IpAddr>, now: Instant) {
-        self.wanted.retain(|address, _| addresses.contains(address));
-        self.unrouted.retain(|address| addresses.contains(address));
-        self.in_turn.retain(|address| addresses.contains(address));
-        for address in addresses {
-            self.wanted.entry(address).or_insert_with(|| {
+    /// Replaces the addresses that are wanted, each with the source that packets to it come from, if that is known beforehand. What
+    /// is known of those that stay is kept.
+    pub(super) fn want(&mut self, addresses: BTreeMap<IpAddr, Option<IpAddr>>, now: Instant) {
+        self.wanted.retain(|address, _| addresses.contains_key(address));
+        self.unrouted.retain(|address| addresses.contains_key(address));
+        self.in_turn.retain(|address| addresses.contains_key(address));
+        self.expiring.retain(|address, _| addresses.contains_key(address));
+        for (address, source) in addresses {
+            let wanted = self.wanted.entry(address).or_insert_with(|| {
                 self.unrouted.insert(address);
                 Wanted {
                     since: now,
+                    source,
                     route: None,
                     answer: None,
                 }
             });
+            if wanted.source != source {
+                wanted.source = source;
+                self.unrouted.insert(address);
+            }
         }
         self.needed = None;
         self.changed = true;
     }
 
-    /// Takes a list of every link and neighbour there is.
+    /// Takes a list of every link, address and neighbour there is.
     pub(super) fn replace(&mut self, snapshot: &[RouteNetlinkMessage]) {
         self.neighbours.clear();
+        self.gateways = self.wanted.values().filter_map(gateway).collect();
+        let addresses = snapshot.iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewAddress(message) => OwnAddress::from_message(message),
+            _ => None,
+        });
+        let addresses: BTreeMap<_, _> = addresses.map(|own| ((own.ifindex, own.address), own)).collect();
+        if self.addresses != addresses {
+            self.addresses = addresses;
+            self.readdressed = true;
+            self.unroute(AddressFamily::Unspec);
+        }
         let mut gone: BTreeSet<u32> = self.links.keys().copied().collect();
         for message in snapshot {
             if let RouteNetlinkMessage::NewLink(link) = message {
@@ -90,15 +120,23 @@ impl Table {
         }
         for ifindex in gone {
             self.links.remove(&ifindex);
+            self.readdressed = true;
             self.needed = None;
             self.unroute(AddressFamily::Unspec);
         }
         self.changed = true;
     }
 
-    /// Doubts every route.
-    pub(super) fn doubt(&mut self) {
-        self.unroute(AddressFamily::Unspec);
+    /// Doubts every route. True if there is any.
+    pub(super) fn doubt(&mut self) -> bool {
+        self.unroute(AddressFamily::Unspec) && !self.wanted.is_empty()
+    }
+
+    /// This host's addresses, if they are others than the last time; without those of interfaces that are down.
+    pub(super) fn take_addresses(&mut self) -> Option<Addresses> {
+        let up = |own: &&OwnAddress| self.links.get(&own.ifindex).is_some_and(|link| link.up);
+        let now = std::mem::take(&mut self.readdressed);
+        now.then(|| Addresses::new(self.addresses.values().filter(up).copied()))
     }
 
     /// Takes note of a change. True if an answer may depend on it.
@@ -113,18 +151,35 @@ impl Table {
                 let ifindex = message.header.index;
                 self.neighbours.retain(|key, _| key.ifindex != ifindex);
                 self.needed = None;
+                self.readdressed = true;
                 self.links.remove(&ifindex).is_some() && self.unroute(AddressFamily::Unspec)
             }
             M::NewNeighbour(message) => match neighbour::read(message) {
-                Some((key, state)) => self.neighbours.insert(key, state) != Some(state),
+                Some((key, state)) => {
+                    let before = self.neighbours.insert(key, state);
+                    self.neighbour(key, before, Some(state))
+                }
                 None => false,
             },
             M::DelNeighbour(message) => match neighbour::read(message) {
-                Some((key, _)) => self.neighbours.remove(&key).is_some(),
+                Some((key, _)) => {
+                    let before = self.neighbours.remove(&key);
+                    self.neighbour(key, before, None)
+                }
                 None => false,
             },
-            // The source that the kernel chooses may change with any address.
-            M::NewAddress(message) | M::DelAddress(message) => self.unroute(message.header.family),
+            // The source that the kernel chooses may change with any address, and IPv4 routes go with one without a word. But that an
+            // address lives on, as every router advertisement says, changes nothing.
+            M::NewAddress(message) => OwnAddress::from_message(message).is_some_and(|own| {
+                let before = self.addresses.insert((own.ifindex, own.address), own);
+                before != Some(own) && self.readdress(message.header.family)
+            }),
+            M::DelAddress(message) => {
+                if let Some(own) = OwnAddress::from_message(message) {
+                    self.addresses.remove(&(own.ifindex, own.address));
+                }
+                self.readdress(message.header.family)
+            }
             M::NewRule(message) | M::DelRule(message) => self.unroute(message.header.family),
             M::NewRoute(message) | M::DelRoute(message) => match route::prefix(message) {
                 Some((first, last)) => {
@@ -138,8 +193,8 @@ impl Table {
         matters
     }
 
-    /// Up to `limit` addresses whose route is to be looked up now. They count as looked up from here on.
-    pub(super) fn take_unrouted(&mut self, limit: usize) -> Vec<IpAddr> {
+    /// Up to `limit` addresses whose route is to be looked up now, each with the source to name. They count as looked up from here on.
+    pub(super) fn take_unrouted(&mut self, limit: usize) -> Vec<(IpAddr, Option<IpAddr>)> {
         self.spell_out_doubts();
         if self.in_turn.is_empty() {
             self.in_turn = std::mem::take(&mut self.unrouted);
@@ -149,14 +204,32 @@ impl Table {
             && let Some(address) = self.in_turn.pop_first()
         {
             self.unrouted.remove(&address);
-            taken.push(address);
+            let source = self.wanted.get(&address).and_then(|wanted| wanted.source);
+            taken.push((address, source.filter(|source| self.may_be_asked_from(*source))));
         }
         taken
     }
 
+    /// Whether the kernel answers to a question with this source: of IPv4, it knows routes from its own addresses only.
+    fn may_be_asked_from(&self, source: IpAddr) -> bool {
+        source.is_ipv6() || self.addresses.values().any(|own| own.address == source)
+    }
+
     /// Takes note of the kernel's answer.
-    pub(super) fn routed(&mut self, address: IpAddr, route: Result<Route, Unreachable>) {
+    pub(super) fn routed(&mut self, address: IpAddr, mut route: Result<Route, Unreachable>, now: Instant) {
         if let Some(wanted) = self.wanted.get_mut(&address) {
+            match route.as_mut().ok().and_then(|route| route.lifetime.take()) {
+                Some(lifetime) => self.expiring.insert(address, now + lifetime),
+                None => self.expiring.remove(&address),
+            };
+            if let Ok(Route {
+                ifindex,
+                gateway: Some(address),
+                ..
+            }) = route
+            {
+                self.gateways.insert(Key { ifindex, address });
+            }
             if wanted.route.as_ref() != Some(&route) {
                 wanted.route = Some(route);
                 self.needed = None;
@@ -181,8 +254,10 @@ impl Table {
         )
     }
 
-    /// Marks the next few addresses, so that all have their turn within [`SWEEP`].
+    /// Marks the addresses whose answer has expired, and the next few others, so that all have their turn within [`SWEEP`].
     pub(super) fn sweep(&mut self, now: Instant) {
+        let expired = self.expiring.extract_if(|_, until| *until <= now);
+        self.unrouted.extend(expired.map(|(address, _)| address));
         use std::ops::Bound::{Excluded, Unbounded};
         let (last, from) = self.swept.map_or((now, None), |(last, from)| (last, Some(from)));
         let share = now.duration_since(last).as_secs_f64() / SWEEP.as_secs_f64() * self.wanted.len() as f64;
@@ -294,13 +369,14 @@ impl Table {
             }));
         }
         let neighbour = route.gateway.unwrap_or(address);
+        let preferred_source = self.preferred_source(wanted, route);
         let next_hop = |destination_mac| {
             Some(Ok(NextHop {
                 ifindex,
                 source_mac,
                 destination_mac,
                 neighbour,
-                preferred_source: route.source,
+                preferred_source,
                 mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
             }))
         };
@@ -353,6 +429,23 @@ impl Table {
         }))
     }
 
+    /// The source that the kernel would choose; of IPv6, the one that it chose before while that is as good.
+    ///
+    /// For IPv4 the kernel takes what the route names, or its interface's first address, and other addresses change nothing. For IPv6
+    /// it compares all there are (RFC 6724) for each packet: a connection keeps what it began with, and so do the packets here.
+    fn preferred_source(&self, wanted: &Wanted, route: &Route) -> Option<IpAddr> {
+        let as_good = |earlier: &IpAddr| {
+            let mut own = self.addresses.values().filter(|own| own.address == *earlier);
+            own.any(|own| own.state == AddressState::Preferred && own.is_usable())
+        };
+        match route.source {
+            Some(IpAddr::V6(_)) if !route.names_source => {
+                earlier_source(wanted, route).filter(as_good).or(route.source)
+            }
+            source => source,
+        }
+    }
+
     fn link(&mut self, link: Link) -> bool {
         let matters = |link: &Link| (link.up, link.carrier, link.mac, link.mtu);
         let ifindex = link.ifindex;
@@ -362,10 +455,24 @@ impl Table {
             return false;
         }
         self.needed = None;
+        self.readdressed = true;
         // Whoever did not answer before may do so now.
         self.asking.retain(|key| key.ifindex != ifindex);
         // A link that goes down takes its IPv4 routes with it, and that is not announced.
         self.unroute(AddressFamily::Unspec)
+    }
+
+    fn neighbour(&mut self, key: Key, before: Option<Neighbour>, after: Option<Neighbour>) -> bool {
+        let failed = |state: Option<Neighbour>| state == Some(Neighbour::Failed);
+        if failed(before) != failed(after) && self.gateways.contains(&key) {
+            self.unroute(AddressFamily::Unspec);
+        }
+        before != after
+    }
+
+    fn readdress(&mut self, family: AddressFamily) -> bool {
+        self.readdressed = true;
+        self.unroute(family)
     }
 
     /// Doubts the routes of one family, or of all.
@@ -402,6 +509,20 @@ impl Table {
         };
         self.wanted.iter().filter_map(neighbour).collect()
     }
+}
+
+fn gateway(wanted: &Wanted) -> Option<Key> {
+    let route = wanted.route.as_ref()?.as_ref().ok()?;
+    let ifindex = route.ifindex;
+    route.gateway.map(|address| Key { ifindex, address })
+}
+
+/// The source that was answered last, if packets left by the same interface.
+fn earlier_source(wanted: &Wanted, route: &Route) -> Option<IpAddr> {
+    let last = wanted.answer.as_ref()?.as_ref().ok()?;
+    (last.ifindex == route.ifindex)
+        .then_some(last.preferred_source)
+        .flatten()
 }
 
 #[cfg(test)]

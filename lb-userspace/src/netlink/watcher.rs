@@ -1,20 +1,22 @@
 //! The loop that keeps the answers of a set of addresses right.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use lb_common::encap::Mac;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
+use super::address::Addresses;
 use super::neighbour::Key;
-use super::socket::{Change, Changes, Requests, WAYS};
+use super::route::Route;
+use super::socket::{Change, Changes, Requests};
 use super::table::Table;
-use super::{Answer, NetlinkError};
+use super::{Answer, NetlinkError, Unreachable};
 
 /// Changes that come within this time are taken together.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -28,7 +30,7 @@ const LONGEST_REST: Duration = Duration::from_millis(300);
 const ROUTES_PER_TURN: usize = 512;
 /// Neighbours asked for in one turn: each may be a broadcast.
 const QUESTIONS_PER_TURN: usize = 128;
-/// Links and neighbours are read anew this often, in case an announcement was not understood.
+/// Links, addresses and neighbours are read anew this often, in case an announcement was not understood.
 const SNAPSHOT: Duration = Duration::from_secs(60);
 /// The pause before trying again when the kernel cannot be asked.
 const RETRY: Duration = Duration::from_secs(1);
@@ -41,11 +43,12 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Watcher {
     commands: mpsc::UnboundedSender<Command>,
+    addresses: watch::Receiver<Option<Addresses>>,
 }
 
 #[derive(Debug)]
 enum Command {
-    Watch(BTreeSet<IpAddr>),
+    Watch(BTreeMap<IpAddr, Option<IpAddr>>),
     Answers {
         until: Instant,
         reply: oneshot::Sender<BTreeMap<IpAddr, Answer>>,
@@ -65,12 +68,14 @@ impl Watcher {
     /// No socket could be opened.
     pub fn start(events: mpsc::Sender<Vec<(IpAddr, Answer)>>, gateway_mac: Option<Mac>) -> Result<Self, NetlinkError> {
         let (commands, receiver) = mpsc::unbounded_channel();
+        let (own, addresses) = watch::channel(None);
         let now = Instant::now();
         let task = Task {
             requests: Requests::open()?,
-            changes: Changes::open(WAYS)?,
+            changes: Changes::of_next_hops()?,
             commands: receiver,
             events,
+            own,
             table: Table::new(gateway_mac),
             waiting: Vec::new(),
             turn_at: now,
@@ -79,12 +84,18 @@ impl Watcher {
             snapshot_at: now,
         };
         tokio::spawn(task.run());
-        Ok(Self { commands })
+        Ok(Self { commands, addresses })
     }
 
-    /// Replaces the set of addresses. New ones are resolved at once, and each is reported at least once: after a second
+    /// This host's own addresses, without those of interfaces that are down: as they are when an answer is given, and when they change.
+    /// Nothing until the first answer.
+    pub fn addresses(&self) -> watch::Receiver<Option<Addresses>> {
+        self.addresses.clone()
+    }
+
+    /// Replaces the set of addresses, each with the source of the packets to it if that is known beforehand: rules may go by it. New ones are resolved at once, and each is reported at least once: after a second
     /// without an answer from its neighbour, as unreachable. Those that stay are reported when they change.
-    pub fn watch(&self, addresses: BTreeSet<IpAddr>) {
+    pub fn watch(&self, addresses: BTreeMap<IpAddr, Option<IpAddr>>) {
         if self.commands.send(Command::Watch(addresses)).is_err() {
             warn!("next hops are not followed any more: the watcher has ended");
         }
@@ -109,6 +120,7 @@ struct Task {
     changes: Changes,
     commands: mpsc::UnboundedReceiver<Command>,
     events: mpsc::Sender<Vec<(IpAddr, Answer)>>,
+    own: watch::Sender<Option<Addresses>>,
     table: Table,
     waiting: Vec<(Instant, oneshot::Sender<BTreeMap<IpAddr, Answer>>)>,
     /// When the next turn begins.
@@ -117,7 +129,7 @@ struct Task {
     rest_until: Instant,
     /// How long the turns since the last rest took.
     worked: Duration,
-    /// When links and neighbours are read anew.
+    /// When links, addresses and neighbours are read anew.
     snapshot_at: Instant,
 }
 
@@ -146,12 +158,17 @@ impl Task {
                     self.turn_within(DEBOUNCE);
                 }
             }
+            Change::Routes => {
+                if self.table.doubt() {
+                    self.turn_within(DEBOUNCE);
+                }
+            }
             Change::Lost => {
                 debug!("changes came faster than they could be read: reading everything anew");
                 self.read_anew();
             }
             Change::Closed => {
-                match Requests::open().and_then(|requests| Ok((requests, Changes::open(WAYS)?))) {
+                match Requests::open().and_then(|requests| Ok((requests, Changes::of_next_hops()?))) {
                     Ok((requests, changes)) => {
                         warn!("the netlink socket failed and was opened anew");
                         (self.requests, self.changes) = (requests, changes);
@@ -187,6 +204,12 @@ impl Task {
             return ControlFlow::Continue(());
         }
         self.table.sweep(begun.into_std());
+        if let Some(addresses) = self.table.take_addresses() {
+            self.own.send_if_modified(|own| {
+                let before = own.replace(addresses);
+                before != *own
+            });
+        }
         self.look_up_routes().await;
         let questions = self.ask_neighbours().await;
         let full = self.report()?;
@@ -222,17 +245,35 @@ impl Task {
 
     async fn look_up_routes(&mut self) {
         let mut addresses = self.table.take_unrouted(ROUTES_PER_TURN).into_iter();
-        while let Some(address) = addresses.next() {
-            match self.requests.route(address).await {
-                Ok(route) => self.table.routed(address, route),
+        while let Some((address, source)) = addresses.next() {
+            match self.route(address, source).await {
+                Ok(route) => self.table.routed(address, route, Instant::now().into_std()),
                 Err(error) => {
                     warn!("the way to {address} is not known at present: {error}");
                     self.table.not_routed(address);
-                    addresses.by_ref().for_each(|address| self.table.not_routed(address));
+                    addresses
+                        .by_ref()
+                        .for_each(|(address, _)| self.table.not_routed(address));
                     self.rest_until = Instant::now() + RETRY;
                 }
             }
         }
+    }
+
+    async fn route(
+        &mut self,
+        address: IpAddr,
+        source: Option<IpAddr>,
+    ) -> Result<Result<Route, Unreachable>, NetlinkError> {
+        let mut answer = self.requests.route(address, source).await?;
+        // An IPv4 answer says all there is to know.
+        if let Ok(route) = &mut answer
+            && address.is_ipv6()
+            && let Some(entry) = self.requests.entry(address, source).await?
+        {
+            route.complete(&entry);
+        }
+        Ok(answer)
     }
 
     /// True if there was no room for the changes, so that they wait.

@@ -6,14 +6,14 @@
 //! - [`wire`] makes the prober's place: a network namespace without a name, joined to this host's by a pair of virtual
 //!   interfaces. In it nothing is known but one interface, so a VIP that is this host's own, its firewall, its reverse path filter and its
 //!   connection tracking are not in a probe's way;
-//! - [`program`] loads the three programs that carry packets to and fro (`lb-ebpf/src/probe.rs`);
-//! - [`source`] chooses the address that probes come from.
+//! - [`program`] loads the three programs that carry packets to and fro (`lb-ebpf/src/probe.rs`).
+//!
+//! The address that probes come from is chosen by [`crate::netlink::source`].
 //!
 //! Nothing is pinned. The namespace ends with the process, however that ends, and takes the interfaces with it. What may stay behind on a
 //! kernel before 6.6 are filters named `lb_probe_answer` that match nothing any more: the next start and `lbd detach` remove them.
 
 pub mod program;
-pub mod source;
 pub mod wire;
 
 use std::collections::{HashMap, HashSet};

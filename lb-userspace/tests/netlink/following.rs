@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lb_userspace::netlink::{Answer, Unreachable};
 
-use crate::hosts::{Host, PEER_MAC, Watch, address, ifindex, ip, ip_shows, on, pair};
+use crate::hosts::{Host, PEER_MAC, Watch, address, ifindex, ip, ip_shows, on, pair, plainly};
 
 #[test]
 fn a_neighbour_that_appears_late() {
@@ -297,9 +297,9 @@ fn another_set_of_addresses() {
         watch.begin();
         watch
             .watcher
-            .watch([address("10.1.0.2"), address("2001:db8:1::2")].into());
+            .watch(plainly([address("10.1.0.2"), address("2001:db8:1::2")]));
         watch.next_hop("an address added", "2001:db8:1::2", |_| true).await;
-        watch.watcher.watch([address("2001:db8:1::2")].into());
+        watch.watcher.watch(plainly([address("2001:db8:1::2")]));
         ip("route add unreachable 10.1.0.2/32");
         watch.silence(Duration::from_millis(500)).await;
         let answers = watch.watcher.resolve_all(Duration::from_secs(1)).await.unwrap();

@@ -1,6 +1,6 @@
 //! Hosts: threads in a network namespace of their own, and a watcher that runs on one.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::Command;
 use std::sync::mpsc;
@@ -128,7 +128,7 @@ impl Watch {
     pub(crate) fn with_gateway_mac(addresses: &[&str], mac: Option<[u8; 6]>) -> Self {
         let (sender, events) = tokio::sync::mpsc::channel(16);
         let watcher = Watcher::start(sender, mac).unwrap();
-        watcher.watch(addresses.iter().map(|text| address(text)).collect::<BTreeSet<_>>());
+        watcher.watch(plainly(addresses.iter().map(|text| address(text))));
         Self {
             watcher,
             events,
@@ -208,6 +208,11 @@ impl Watch {
             panic!("unexpected: {changes:?}");
         }
     }
+}
+
+/// Addresses for which no source is known beforehand.
+pub(crate) fn plainly(addresses: impl IntoIterator<Item = IpAddr>) -> BTreeMap<IpAddr, Option<IpAddr>> {
+    addresses.into_iter().map(|address| (address, None)).collect()
 }
 
 pub(crate) fn address(text: &str) -> IpAddr {

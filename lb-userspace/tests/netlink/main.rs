@@ -7,3 +7,4 @@ mod hosts;
 mod links;
 mod resolving;
 mod scale;
+mod silent;

@@ -196,7 +196,7 @@ fn answers_are_known_though_nobody_reads_the_events() {
         let (sender, mut events) = tokio::sync::mpsc::channel(1);
         let watcher = Watcher::start(sender, None).unwrap();
         for at in ["10.1.0.1", "10.1.0.2"] {
-            watcher.watch([address(at)].into());
+            watcher.watch([(address(at), None)].into());
             let answers = watcher.resolve_all(Duration::from_secs(2)).await.unwrap();
             assert!(
                 !matches!(answers[&address(at)], Err(Unreachable::NotYet { .. })),

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::hosts::{Watch, address, ifindex, ip, on, pair};
+use crate::hosts::{Watch, address, ifindex, ip, on, pair, plainly};
 
 const BACKENDS: u32 = 2_000;
 
@@ -21,7 +21,7 @@ fn thousands_behind_one_gateway() {
         let (eth0, eth1) = (ifindex("eth0"), ifindex("eth1"));
         let mut watch = Watch::start(&[]);
         let begun = Instant::now();
-        watch.watcher.watch(backends().collect());
+        watch.watcher.watch(plainly(backends()));
         let answers = watch.watcher.resolve_all(Duration::from_secs(5)).await.unwrap();
         println!(
             "{BACKENDS} behind a gateway: all known after {:.1} ms",
@@ -54,7 +54,7 @@ fn thousands_on_the_link() {
         batch(backends().map(|at| format!("neighbour add {at} lladdr 02:00:00:00:00:02 dev eth0 nud permanent")));
         let watch = Watch::start(&[]);
         let begun = Instant::now();
-        watch.watcher.watch(backends().collect());
+        watch.watcher.watch(plainly(backends()));
         let answers = watch.watcher.resolve_all(Duration::from_secs(5)).await.unwrap();
         println!(
             "{BACKENDS} on the link: all known after {:.1} ms",
@@ -99,7 +99,7 @@ fn routes_that_never_stand_still() {
         ip("route add 172.16.0.0/16 via 10.1.0.2");
         let eth1 = ifindex("eth1");
         let mut watch = Watch::start(&[]);
-        watch.watcher.watch(backends().collect());
+        watch.watcher.watch(plainly(backends()));
         watch.watcher.resolve_all(Duration::from_secs(5)).await.unwrap();
         // Routes above all the backends, changing all the time.
         let noise = (0..30_000).map(|n| format!("route {} 172.0.0.0/8 dev lo", if n % 2 == 0 { "add" } else { "del" }));
@@ -124,6 +124,49 @@ fn routes_that_never_stand_still() {
             eth1
         );
     });
+}
+
+/// Next-hop objects and addresses that come and go all the time, as a router's daemon makes them: all routes may be others each time.
+#[test]
+fn objects_and_addresses_that_never_stand_still() {
+    let (edge, peer) = pair();
+    edge.cable("eth1", &peer, "eth1");
+    edge.ip("addr add 10.2.0.1/24 dev eth1");
+    peer.ip("addr add 10.2.0.2/24 dev eth1");
+    on(&edge, || async {
+        ip("route add 172.16.0.0/16 via 10.1.0.2");
+        let eth1 = ifindex("eth1");
+        let mut watch = Watch::start(&[]);
+        watch.watcher.watch(plainly(backends()));
+        watch.watcher.resolve_all(Duration::from_secs(5)).await.unwrap();
+        let noise = (0..20_000).map(|n| match n % 4 {
+            0 => "nexthop add id 9 via 10.1.0.2 dev eth0",
+            1 => "addr add 10.7.0.1/32 dev lo",
+            2 => "nexthop del id 9",
+            _ => "addr del 10.7.0.1/32 dev lo",
+        });
+        let mut child = start_batch(noise.map(str::to_owned));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let (begun, before) = (Instant::now(), cpu_time());
+        watch.begin();
+        ip("route replace 172.16.0.0/16 via 10.2.0.2");
+        let took = moved(&mut watch, eth1).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let (all, used) = (begun.elapsed(), cpu_time() - before);
+        let still = child.try_wait().unwrap().is_none();
+        println!(
+            "{BACKENDS} moved amid changes of next-hop objects and addresses: {:.1} ms (still changing: {still}); {used:?} of CPU in {all:?}",
+            took.as_secs_f64() * 1e3
+        );
+        assert!(took < Duration::from_secs(2));
+        child.wait().unwrap();
+    });
+}
+
+/// What this thread has used.
+fn cpu_time() -> Duration {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
+    Duration::from(time)
 }
 
 fn backends() -> impl Iterator<Item = IpAddr> {

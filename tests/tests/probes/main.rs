@@ -5,6 +5,7 @@
 mod faults;
 mod kinds;
 mod remains;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -55,6 +55,8 @@ fn route(mtu: Option<u32>) -> Route {
         ifindex: 3,
         gateway: Some(GATEWAY),
         source: None,
+        names_source: false,
+        lifetime: None,
         mtu,
     }
 }
@@ -63,10 +65,26 @@ fn route(mtu: Option<u32>) -> Route {
 fn table(now: Instant, messages: &[RouteNetlinkMessage]) -> Table {
     let mut table = Table::new(None);
     table.replace(messages);
-    table.want([A].into(), now);
-    assert_eq!(table.take_unrouted(9), [A]);
-    table.routed(A, Ok(route(None)));
+    table.want(plainly([A]), now);
+    assert_eq!(unrouted(&mut table, 9), [A]);
+    table.routed(A, Ok(route(None)), now);
     table
+}
+
+/// Addresses for which no source is known beforehand.
+fn plainly(addresses: impl IntoIterator<Item = IpAddr>) -> BTreeMap<IpAddr, Option<IpAddr>> {
+    addresses.into_iter().map(|address| (address, None)).collect()
+}
+
+fn unrouted(table: &mut Table, limit: usize) -> Vec<IpAddr> {
+    let taken = table.take_unrouted(limit).into_iter();
+    taken.map(|(address, _)| address).collect()
+}
+
+/// Looks the route of `A` up again, which is what it was.
+fn look_up(table: &mut Table, now: Instant) {
+    assert_eq!(unrouted(table, 9), [A]);
+    table.routed(A, Ok(route(None)), now);
 }
 
 fn next_hop(mtu: u32) -> Answer {
@@ -109,8 +127,8 @@ fn an_answer_counts_before_it_is_taken() {
     assert!(table.is_complete());
     assert_eq!(table.answers(), [(A, next_hop(1500))].into());
     table.apply(&link(true, 1400));
-    assert_eq!(table.take_unrouted(9), [A]);
-    table.routed(A, Ok(route(None)));
+    assert_eq!(unrouted(&mut table, 9), [A]);
+    table.routed(A, Ok(route(None)), now);
     assert_eq!(table.take_changes(now), [(A, next_hop(1400))]);
     assert_eq!(table.take_changes(now), []);
 }
@@ -120,7 +138,7 @@ fn the_smaller_mtu_counts() {
     let now = Instant::now();
     let mut table = table(now, &[link(true, 1500), neighbour(NeighbourState::Reachable)]);
     for (own, expected) in [(1400, 1400), (9000, 1500)] {
-        table.routed(A, Ok(route(Some(own))));
+        table.routed(A, Ok(route(Some(own))), now);
         assert_eq!(table.take_changes(now), [(A, next_hop(expected))]);
     }
 }
@@ -137,6 +155,7 @@ fn the_first_answer_waits_for_the_neighbour_but_a_second_at_most() {
     // Said once, also while it is asked for again.
     table.apply(&neighbour(NeighbourState::Failed));
     table.apply(&neighbour(NeighbourState::Incomplete));
+    look_up(&mut table, now);
     assert_eq!(table.take_changes(now + FIRST_ANSWER), []);
     table.apply(&neighbour(NeighbourState::Reachable));
     assert_eq!(table.take_changes(now + FIRST_ANSWER), [(A, next_hop(1500))]);
@@ -152,6 +171,9 @@ fn a_forgotten_neighbour_keeps_its_mac_until_it_is_known_to_have_failed() {
     table.apply(&neighbour(NeighbourState::Incomplete));
     assert_eq!(table.take_changes(now + Duration::from_secs(2)), []);
     table.apply(&neighbour(NeighbourState::Failed));
+    // The kernel may know another gateway.
+    assert_eq!(table.take_changes(now + Duration::from_secs(3)), []);
+    look_up(&mut table, now);
     assert_eq!(table.take_changes(now + Duration::from_secs(3)), [(A, no_neighbour())]);
 }
 
@@ -176,9 +198,9 @@ fn a_shared_gateway_is_asked_for_once() {
     let now = Instant::now();
     let mut table = Table::new(None);
     table.apply(&link(true, 1500));
-    table.want([A, B].into(), now);
-    for address in table.take_unrouted(9) {
-        table.routed(address, Ok(route(None)));
+    table.want(plainly([A, B]), now);
+    for address in unrouted(&mut table, 9) {
+        table.routed(address, Ok(route(None)), now);
     }
     assert_eq!(
         table.take_due(9, now),
@@ -196,10 +218,10 @@ fn a_shared_gateway_is_asked_for_once() {
 fn only_what_a_route_may_concern_is_looked_up_again() {
     let now = Instant::now();
     let mut table = Table::new(None);
-    table.want([A, B, SIX].into(), now);
-    table.take_unrouted(9);
+    table.want(plainly([A, B, SIX]), now);
+    unrouted(&mut table, 9);
     let mut check = |destination: &str, length, expected: &[IpAddr]| {
-        let mut message = route::request(destination.parse().unwrap());
+        let mut message = route::request(destination.parse().unwrap(), None);
         message.header.destination_prefix_length = length;
         if length == 0 {
             message
@@ -207,7 +229,7 @@ fn only_what_a_route_may_concern_is_looked_up_again() {
                 .retain(|attribute| !matches!(attribute, RouteAttribute::Destination(_)));
         }
         let matters = table.apply(&RouteNetlinkMessage::DelRoute(message));
-        assert_eq!(table.take_unrouted(9), expected, "{destination}/{length}");
+        assert_eq!(unrouted(&mut table, 9), expected, "{destination}/{length}");
         assert_eq!(matters, !expected.is_empty());
     };
     check("192.0.2.0", 24, &[A]);
@@ -226,8 +248,8 @@ fn a_link_matters_when_packets_would_notice() {
     assert!(table.apply(&link(false, 1500)));
     // Nothing is said before the route was looked up again: it may lead elsewhere now.
     assert_eq!(table.take_changes(now), []);
-    assert_eq!(table.take_unrouted(9), [A]);
-    table.routed(A, Ok(route(None)));
+    assert_eq!(unrouted(&mut table, 9), [A]);
+    table.routed(A, Ok(route(None)), now);
     let down = Unreachable::InterfaceDown {
         address: A,
         interface: "eth0".into(),
@@ -242,7 +264,7 @@ fn a_link_missing_from_a_snapshot_is_gone() {
     let mut table = table(now, &[link(true, 1500), neighbour(NeighbourState::Reachable)]);
     table.take_changes(now);
     table.replace(&[]);
-    assert_eq!(table.take_unrouted(9), [A]);
+    assert_eq!(unrouted(&mut table, 9), [A]);
     assert_eq!(
         table.take_changes(now),
         [(A, Err(Unreachable::NoInterface { address: A, ifindex: 3 }))]
@@ -252,11 +274,11 @@ fn a_link_missing_from_a_snapshot_is_gone() {
 #[test]
 fn addresses_that_change_all_the_time_do_not_keep_others_waiting() {
     let mut table = Table::new(None);
-    table.want([A, B].into(), Instant::now());
-    assert_eq!(table.take_unrouted(1), [A]);
+    table.want(plainly([A, B]), Instant::now());
+    assert_eq!(unrouted(&mut table, 1), [A]);
     table.not_routed(A);
-    assert_eq!(table.take_unrouted(1), [B]);
-    assert_eq!(table.take_unrouted(1), [A]);
+    assert_eq!(unrouted(&mut table, 1), [B]);
+    assert_eq!(unrouted(&mut table, 1), [A]);
 }
 
 #[test]
@@ -264,13 +286,13 @@ fn every_address_is_swept() {
     let begin = Instant::now();
     let mut table = Table::new(None);
     let all: BTreeSet<IpAddr> = (0..100).map(|n| IpAddr::from([192, 0, 2, n])).collect();
-    table.want(all.clone(), begin);
-    table.take_unrouted(100);
+    table.want(plainly(all.clone()), begin);
+    unrouted(&mut table, 100);
     let mut swept = BTreeSet::new();
     let mut most = 0;
     for tick in 0..=4 * SWEEP.as_secs() {
         table.sweep(begin + Duration::from_millis(250 * tick));
-        let turn = table.take_unrouted(100);
+        let turn = unrouted(&mut table, 100);
         most = most.max(turn.len());
         swept.extend(turn);
     }
@@ -282,8 +304,8 @@ fn every_address_is_swept() {
 fn what_is_not_wanted_any_more_is_forgotten() {
     let now = Instant::now();
     let mut table = table(now, &[link(true, 1500), neighbour(NeighbourState::Stale)]);
-    table.want([B].into(), now);
-    assert_eq!(table.take_unrouted(9), [B]);
+    table.want(plainly([B]), now);
+    assert_eq!(unrouted(&mut table, 9), [B]);
     assert_eq!(table.take_due(9, now), []);
     assert_eq!(table.answers(), [(B, Err(Unreachable::NotYet { address: B }))].into());
 }
