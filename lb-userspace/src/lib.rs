@@ -11,6 +11,7 @@ pub mod bpf;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod fit;
 pub mod frames;
 mod group;
 pub mod health;

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::ahead::Ahead;
 use super::configure::unix_ms;
+use super::fits::Fits;
 use super::kernel::{ControlError, Kernel};
 use super::loads::Latencies;
 use super::paths::Paths;
@@ -209,6 +210,7 @@ async fn run_here(
         checker,
         paths: Paths::new(),
         wayless,
+        fits: Fits::default(),
         watcher,
         ways: ways_sender,
         store,

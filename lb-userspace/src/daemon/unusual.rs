@@ -140,6 +140,7 @@ impl Daemon {
             lines.push(format!("{damped}: up and held out, after changing too often"));
         }
         lines.extend(self.silent_agents_of(service));
+        lines.extend(self.misfit(service));
         lines
     }
 

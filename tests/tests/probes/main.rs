@@ -5,6 +5,7 @@
 mod faults;
 mod generic;
 mod kinds;
+mod mtu;
 mod remains;
 
 use std::collections::BTreeMap;
