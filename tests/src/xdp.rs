@@ -31,7 +31,7 @@ impl Mode {
         }
     }
 
-    /// A configuration in this mode. One that names a mode keeps it. Places in the file stay what they are up to the end of `[node]`'s line.
+    /// A configuration in this mode, a line longer. One that names a mode stays as it is.
     pub fn configure(self, text: &str) -> Cow<'_, str> {
         match self {
             Self::Generic if !text.contains("xdp_mode") => text.replacen("[node]\n", &generic_node(), 1).into(),
