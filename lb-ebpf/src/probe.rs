@@ -13,8 +13,9 @@
 
 mod encapsulate;
 
+use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_head};
+use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_head, bpf_skb_load_bytes_relative};
 use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::{HashMap, LruHashMap};
 use aya_ebpf::programs::TcContext;
@@ -44,7 +45,8 @@ pub fn lb_probe_label(ctx: TcContext) -> i32 {
     }
 }
 
-/// Sends a labelled packet to its target.
+/// Sends a labelled packet to its target. Its frames come from the prober's end through no XDP program, so they begin with the Ethernet
+/// header; one that does not has no label.
 #[classifier]
 pub fn lb_probe_send(ctx: TcContext) -> i32 {
     match send(&ctx) {
@@ -99,19 +101,35 @@ struct Packet {
     traffic_class: u8,
 }
 
-/// Reads through the helper: what comes from a driver need not lie in one piece.
+/// Bytes of the packet, counted from its network header.
+///
+/// Not from the packet's beginning. That is the Ethernet header, but behind generic XDP it may be the network header: the kernel copies
+/// a packet with too little headroom, or in several pieces, and the copy lacks the length of its Ethernet header (`mac_len`, Linux 6.9),
+/// by which tc goes back. And through a helper, because what comes from a driver need not lie in one piece. Linux 4.18.
+#[inline(always)]
+fn load<const N: usize>(ctx: &TcContext, offset: u32) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: the helper writes at most `N` bytes to `bytes`, which has as many.
+    let failed = unsafe {
+        bpf_skb_load_bytes_relative(
+            ctx.skb.skb.cast(),
+            offset,
+            bytes.as_mut_ptr().cast(),
+            N as u32,
+            BPF_HDR_START_NET,
+        )
+    };
+    (failed == 0).then_some(bytes)
+}
+
 #[inline(always)]
 fn packet(ctx: &TcContext, direction: Direction) -> Option<Packet> {
     match (ctx.skb.protocol() as u16).to_be() {
         ETH_P_IP => {
-            let header: [u8; 20] = ctx.load(ETH_LEN).ok()?;
-            let transport: [u8; 8] = ctx.load(ETH_LEN + 20).ok()?;
+            let header: [u8; 20] = load(ctx, 0)?;
+            let transport: [u8; 8] = load(ctx, 20)?;
             let flow = if direction == Direction::Back && is_unreachable(FAMILY_V4, header[9], &transport) {
-                flow_v4(
-                    &ctx.load(ETH_LEN + 28).ok()?,
-                    &ctx.load(ETH_LEN + 48).ok()?,
-                    Direction::Out,
-                )
+                flow_v4(&load(ctx, 28)?, &load(ctx, 48)?, Direction::Out)
             } else {
                 flow_v4(&header, &transport, direction)
             };
@@ -122,14 +140,10 @@ fn packet(ctx: &TcContext, direction: Direction) -> Option<Packet> {
             })
         }
         ETH_P_IPV6 => {
-            let header: [u8; 40] = ctx.load(ETH_LEN).ok()?;
-            let transport: [u8; 8] = ctx.load(ETH_LEN + 40).ok()?;
+            let header: [u8; 40] = load(ctx, 0)?;
+            let transport: [u8; 8] = load(ctx, 40)?;
             let flow = if direction == Direction::Back && is_unreachable(FAMILY_V6, header[6], &transport) {
-                flow_v6(
-                    &ctx.load(ETH_LEN + 48).ok()?,
-                    &ctx.load(ETH_LEN + 88).ok()?,
-                    Direction::Out,
-                )
+                flow_v6(&load(ctx, 48)?, &load(ctx, 88)?, Direction::Out)
             } else {
                 flow_v6(&header, &transport, direction)
             };
@@ -164,7 +178,6 @@ impl Front for TcContext {
 const PACKET_BROADCAST: u32 = 1;
 const PACKET_MULTICAST: u32 = 2;
 const MAC_LEN: usize = 6;
-const ETH_LEN: usize = 14;
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86DD;
 

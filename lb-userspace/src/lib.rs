@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod ethtool;
+pub mod fit;
 pub mod frames;
 mod group;
 pub mod health;

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::api::Api;
 use crate::net::{Backend, Family, Host, Process, Scratch, Topology, wait_until};
+use crate::xdp::Mode;
 
 /// Where the programs under test are.
 #[derive(Clone, Debug)]
@@ -188,7 +189,8 @@ impl<'a> Edge<'a> {
 
     /// Writes another configuration file; the daemon reads it when it is started again, or by SIGHUP.
     pub fn rewrite(&self, configuration: &str) -> Result<()> {
-        std::fs::write(&self.configuration, configuration).context("cannot write the configuration")
+        let text = Mode::of_run()?.configure(configuration);
+        std::fs::write(&self.configuration, text.as_bytes()).context("cannot write the configuration")
     }
 
     /// Where the configuration file is.
@@ -214,7 +216,8 @@ impl<'a> Edge<'a> {
 
     /// Applies a configuration; an error with the daemon's words if it refuses.
     pub fn apply(&self, configuration: &str) -> Result<Value> {
-        match self.api()?.post("/v1/apply?file=applied.toml", configuration)? {
+        let text = Mode::of_run()?.configure(configuration);
+        match self.api()?.post("/v1/apply?file=applied.toml", &text)? {
             (200, report) => Ok(report),
             (status, error) => bail!("status {status}: {error}"),
         }
@@ -275,6 +278,7 @@ pub fn join(backend: &Backend, programs: &Programs, scratch: &Scratch, vips: &[I
     let host = &backend.host;
     let mut command = host.command(&programs.lbd);
     command.args(["backend", "--interface", "eth0"]);
+    command.args(Mode::of_run()?.backend_arguments());
     for vip in vips {
         command.arg("--vip").arg(vip.to_string());
     }

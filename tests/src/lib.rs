@@ -9,6 +9,7 @@
 //! | [`load`] | a client that opens a connection for every request and remembers what came of each |
 //! | [`edge`] | `lbd` and `lbctl` as processes on the hosts |
 //! | [`kernel`] | what a test may ask of the running kernel |
+//! | [`xdp`] | the XDP mode of a whole run |
 //! | [`api`] | the daemon's API without `lbctl` |
 //! | [`demo`] | what `cargo xtask demo` shows |
 //!
@@ -23,3 +24,4 @@ pub mod load;
 pub mod net;
 pub mod packet;
 pub mod serve;
+pub mod xdp;

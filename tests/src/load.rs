@@ -218,6 +218,8 @@ impl Session {
         let stream = TcpStream::connect_timeout(&target, timeout)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(timeout))?;
+        // An upload whose packets are lost fills the socket's buffer.
+        stream.set_write_timeout(Some(timeout))?;
         let stream = BufReader::new(stream);
         Ok(Self { stream, target })
     }

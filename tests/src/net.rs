@@ -13,7 +13,7 @@ mod scratch;
 mod spawner;
 mod topology;
 
-pub use bpf::{Program, XdpLink, detach_pinned};
+pub use bpf::{AttachMode, Program, XdpLink, detach_pinned};
 pub use host::Host;
 pub use process::{Process, wait_until};
 pub use scratch::Scratch;

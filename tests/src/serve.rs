@@ -131,6 +131,14 @@ pub struct UdpResponder {
 impl UdpResponder {
     /// Answers each datagram with `NAME ` and what was in it, from the address that was asked. The host need not have the address yet.
     pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
+        let name = host.name().to_owned();
+        Self::with(host, address, move |datagram| {
+            [name.as_bytes(), b" ", datagram].concat()
+        })
+    }
+
+    /// Answers each datagram with what is made of it, likewise.
+    pub fn with(host: &Host, address: SocketAddr, answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Result<Self> {
         let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
         host.sysctl(&format!("net/{family}/ip_nonlocal_bind"), "1")?;
         let socket = host
@@ -141,16 +149,14 @@ impl UdpResponder {
         let responder = Self {
             stop: Arc::clone(&stop),
         };
-        let name = host.name().to_owned();
         std::thread::spawn(move || {
             let mut buffer = [0; 65_536];
             while !stop.load(Ordering::Relaxed) {
                 let Ok((length, client)) = socket.recv_from(&mut buffer) else {
                     continue;
                 };
-                let answer = [name.as_bytes(), b" ", &buffer[..length]].concat();
                 // UDP: an answer that cannot be sent is a lost one.
-                _ = socket.send_to(&answer, client);
+                _ = socket.send_to(&answer(&buffer[..length]), client);
             }
         });
         Ok(responder)

@@ -47,6 +47,10 @@ enum Task {
     Test {
         /// Runs only the tests whose name contains this.
         filter: Option<String>,
+        /// Runs the end-to-end tests alone, with the XDP programs attached so: by the network stack, as for a driver without
+        /// native XDP.
+        #[arg(long, value_name = "MODE")]
+        xdp: Option<test::Xdp>,
     },
     /// Runs the tests on Debian's kernels, 6.1, 6.12 and the newest, each booted under QEMU without KVM.
     ///
@@ -73,7 +77,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run().map(|()| ExitCode::SUCCESS),
         Task::Build => build().map(|_| ExitCode::SUCCESS),
         Task::Demo(args) => show(&args).map(|()| ExitCode::SUCCESS),
-        Task::Test { filter } => test::run(filter.as_deref()),
+        Task::Test { filter, xdp } => test::run(filter.as_deref(), xdp),
         Task::Kernels(args) => kernels::run(&args),
         Task::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Fuzz(args) => fuzz::run(&args),

@@ -13,9 +13,16 @@ use crate::{
     setup::{self, Scope},
 };
 
+/// How the end-to-end tests are to attach XDP programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Xdp {
+    /// By the network stack.
+    Generic,
+}
+
 /// Runs the tests whose name contains the filter. The closing line is the last that is printed, come what may.
-pub(crate) fn run(filter: Option<&str>) -> Result<ExitCode> {
-    let tally = run_all(filter).unwrap_or_else(|error| {
+pub(crate) fn run(filter: Option<&str>, xdp: Option<Xdp>) -> Result<ExitCode> {
+    let tally = run_all(filter, xdp).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         Tally {
             failed: 1,
@@ -30,15 +37,22 @@ pub(crate) fn run(filter: Option<&str>) -> Result<ExitCode> {
     })
 }
 
-fn run_all(filter: Option<&str>) -> Result<Tally> {
+fn run_all(filter: Option<&str>, xdp: Option<Xdp>) -> Result<Tally> {
     setup::ensure(Scope::All)?;
     let programs = build()?;
     if !setup::is_root() {
         eprintln!("not root: the tests that load programs or make network namespaces will fail");
     }
 
-    let mut child = outer_cargo()?
-        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+    let mut cargo = outer_cargo()?;
+    cargo.args(["test", "--locked", "--no-fail-fast"]);
+    match xdp {
+        None => cargo.arg("--workspace"),
+        Some(Xdp::Generic) => cargo
+            .args(["--package", "lb-tests"])
+            .env(lb_tests::xdp::VARIABLE, "generic"),
+    };
+    let mut child = cargo
         .args(filter)
         .env("LBD_BIN", &programs.lbd)
         .env("LBCTL_BIN", &programs.lbctl)

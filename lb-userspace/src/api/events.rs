@@ -158,6 +158,10 @@ kinds! {
     WayLost = "way_lost", Warning;
     /// A way to it is known again.
     WayFound = "way_found", Info;
+    /// Clients' full-size packets do not fit the way to some of a service's backends.
+    PathMtuTooSmall = "path_mtu_too_small", Warning;
+    /// They do again, to all of them.
+    PathMtuOk = "path_mtu_ok", Info;
     /// Its traffic goes to others.
     Failover = "failover", Warning;
     /// It is down and serves on, until an operator confirms the failover.

@@ -295,6 +295,8 @@ pub struct BackendDetail {
     pub share: f64,
     /// The way to it.
     pub next_hop: NextHop,
+    /// Why clients' full-size packets do not fit that way; nothing: they do, as far as this host knows.
+    pub path_mtu: Option<PathMtu>,
     /// Packets sent to it since it exists in the service.
     pub packets: u64,
     /// Their bytes.
@@ -343,6 +345,15 @@ pub struct NextHop {
     pub mac: Option<String>,
     /// Why the address is not known; nothing if it is.
     pub unresolved: Option<String>,
+}
+
+/// A way that is too small for clients' full-size packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathMtu {
+    /// What such a packet needs with its outer header, in bytes.
+    pub needed: u32,
+    /// The largest packet that the way takes, in bytes.
+    pub mtu: u32,
 }
 
 /// Counters since the maps were made.

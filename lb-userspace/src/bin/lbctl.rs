@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use lb_userspace::cli::{self, Offline};
-use lb_userspace::{config, simulate};
+use lb_userspace::{fit, simulate};
 
 fn main() -> ExitCode {
     cli::main(Offline {
-        check: config::check,
+        check: fit::check,
         simulate: |simulation, text| Ok(simulate::simulate(simulation, text)?),
     })
 }

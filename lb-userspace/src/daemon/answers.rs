@@ -19,7 +19,7 @@ use crate::api::call::Call;
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::types::{
     Admin, AttachMode, BackendCounts, BackendDetail, BackendStats, Capacity, Check, Forward, Health, Interface, Lookup,
-    NextHop, Override, Probe, ServiceDetail, ServiceStats, ServiceSummary, Stats, Status, Totals, Usage,
+    NextHop, Override, PathMtu, Probe, ServiceDetail, ServiceStats, ServiceSummary, Stats, Status, Totals, Usage,
 };
 use crate::frames;
 use crate::health::{State as HealthState, TargetId};
@@ -307,6 +307,10 @@ impl Daemon {
             slots,
             share: f64::from(slots) / f64::from(service.ring_size),
             next_hop: self.next_hop(service, backend),
+            path_mtu: self.misfit_of(service, backend).map(|found| PathMtu {
+                needed: found.needed,
+                mtu: found.mtu,
+            }),
             packets: counter.packets,
             bytes: counter.bytes,
             rate: self.rates.of(service.key(), identity(&backend.name)),

@@ -17,6 +17,7 @@ use crate::api::events::{Cause, EventKind};
 use crate::api::report::{ApplyReport, Finding, PlanReport};
 use crate::api::types::{Acceptance, ConfigSource};
 use crate::config::{ConfigError, finding};
+use crate::fit;
 use crate::journal::Note;
 use crate::model::Model;
 use crate::netlink::Watcher;
@@ -328,7 +329,12 @@ impl Daemon {
                 self.rates.of(service, backend).packets_per_second
             }),
             writes,
-            warnings: candidate.warnings.iter().map(finding).collect(),
+            warnings: candidate
+                .warnings
+                .iter()
+                .map(finding)
+                .chain(fit::warnings(&candidate.world.model))
+                .collect(),
         }
     }
 }

@@ -19,6 +19,7 @@
 //! | `answers` | what the API shows |
 //! | `counts` | what is counted for it |
 //! | `tell` | what has happened, as events |
+//! | `fits` | whether full-size packets fit the paths to backends |
 //! | `wayless` | when it is told that there is no way to a backend |
 //! | `unusual` | what a service's policy does that people should know |
 //! | `loads` | weights that follow load |
@@ -38,6 +39,7 @@ mod clock;
 mod configure;
 mod counts;
 mod drain;
+mod fits;
 mod inputs;
 mod interfaces;
 pub mod kernel;
@@ -78,6 +80,7 @@ use crate::policy::Now;
 use ahead::{Ahead, Purpose, Ready, Source};
 use attached::Attached;
 use drain::Drain;
+use fits::Fits;
 use kernel::Kernel;
 use loads::Latencies;
 use offloads::Offloads;
@@ -131,6 +134,7 @@ struct Daemon {
     checker: Checker,
     paths: Paths,
     wayless: Wayless,
+    fits: Fits,
     watcher: Watcher,
     /// Where the watcher sends; kept for the next one.
     ways: mpsc::Sender<Vec<(IpAddr, Answer)>>,
@@ -234,6 +238,7 @@ impl Daemon {
                     self.set_targets();
                 }
                 self.tend_ways();
+                self.tick_fits().await;
                 self.tend_blocked();
                 self.tend_slots();
                 self.tend_clock();

@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::ahead::Ahead;
 use super::attached::Attached;
 use super::configure::unix_ms;
+use super::fits::Fits;
 use super::kernel::{ControlError, Kernel};
 use super::loads::Latencies;
 use super::offloads::{self, Offloads};
@@ -225,6 +226,7 @@ async fn run_here(
         checker,
         paths: Paths::new(),
         wayless,
+        fits: Fits::default(),
         watcher,
         ways: ways_sender,
         store,

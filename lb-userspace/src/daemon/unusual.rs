@@ -141,6 +141,7 @@ impl Daemon {
         }
         lines.extend(self.without_source_of(service));
         lines.extend(self.silent_agents_of(service));
+        lines.extend(self.misfit(service));
         lines
     }
 

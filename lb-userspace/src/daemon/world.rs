@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use lb_common::encap::IPV6_LEN;
 use lb_common::map::{Rewrite, ServiceKey};
 
 use super::state::Override;
@@ -230,6 +231,13 @@ impl World {
     /// What is known of the way to an address.
     pub fn way(&self, address: IpAddr) -> Option<&Answer> {
         self.ways.get(&address)
+    }
+
+    /// The MTUs of ways that may be too small for packets of so many bytes with an outer header, by address.
+    pub fn small_ways(&self, full: u32) -> HashMap<IpAddr, u32> {
+        let ways = self.ways.iter();
+        let small = ways.filter_map(|(address, way)| Some((*address, way.as_ref().ok()?.mtu)));
+        small.filter(|(_, mtu)| *mtu < full + IPV6_LEN as u32).collect()
     }
 
     /// The operator's override of a backend.

@@ -14,6 +14,15 @@ pub struct Program {
     verdict: u32,
 }
 
+/// Where a program sees frames; the values are the kernel's flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// In the network stack (`XDP_FLAGS_SKB_MODE`).
+    Generic = 1 << 1,
+    /// In the driver (`XDP_FLAGS_DRV_MODE`).
+    Native = 1 << 2,
+}
+
 /// A program on an interface, until dropped.
 #[derive(Debug)]
 pub struct XdpLink {
@@ -27,9 +36,9 @@ impl Program {
     /// Sends every frame back over the wire that it came from (`XDP_TX`).
     pub const REFLECT: Program = Program { verdict: 3 };
 
-    /// Loads it and puts it on an interface of the calling thread's network, in native mode. Linux 5.18 for the flag that admits
-    /// frames in several pieces.
-    pub(super) fn attach(self, device: &str) -> io::Result<XdpLink> {
+    /// Loads it and puts it on an interface of the calling thread's network. Linux 5.18 for the flag that admits frames in several
+    /// pieces.
+    pub(super) fn attach(self, device: &str, mode: AttachMode) -> io::Result<XdpLink> {
         let index = nix::net::if_::if_nametoindex(device)?;
         let program = self.load()?;
         let link = bpf(
@@ -38,7 +47,7 @@ impl Program {
                 program: program.as_raw_fd(),
                 interface: index,
                 attach_type: BPF_XDP,
-                flags: XDP_FLAGS_DRV_MODE,
+                flags: mode as u32,
             },
         )?;
         Ok(XdpLink { link })
@@ -161,4 +170,3 @@ const BPF_LINK_DETACH: c_uint = 34;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
-const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;

@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
-use super::bpf::{Program, XdpLink};
+use super::bpf::{AttachMode, Program, XdpLink};
 use super::process::Process;
 use super::spawner;
 
@@ -196,14 +196,21 @@ impl Host {
     /// such frames unless its peer has a program. Receive offload on the peer (`ethtool -K DEV gro on`) suffices for redirects, but
     /// not for `XDP_TX`: seen on Linux 6.18, where frames so sent wait in the ring for ever.
     pub fn attach(&mut self, device: &str, program: &Program) -> Result<()> {
-        let link = self.attach_until_dropped(device, program)?;
+        self.attach_in(device, program, AttachMode::Native)
+    }
+
+    /// Puts an XDP program on an interface, natively or in the network stack.
+    pub fn attach_in(&mut self, device: &str, program: &Program, mode: AttachMode) -> Result<()> {
+        let link = self
+            .enter(|| program.attach(device, mode))?
+            .with_context(|| format!("{}: no XDP program on {device}", self.name))?;
         self.links.push(link);
         Ok(())
     }
 
     /// As [`Host::attach`], for as long as the answer lives.
     pub fn attach_until_dropped(&self, device: &str, program: &Program) -> Result<XdpLink> {
-        self.enter(|| program.attach(device))?
+        self.enter(|| program.attach(device, AttachMode::Native))?
             .with_context(|| format!("{}: no XDP program on {device}", self.name))
     }
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use crate::xdp::Mode;
+
 const PREFIX: &str = "edgelb-";
 
 /// A directory of this process below the system's temporary one.
@@ -30,10 +32,15 @@ impl Scratch {
         self.directory.path()
     }
 
-    /// Writes a file into it and returns the file's path.
+    /// Writes a file into it and returns the file's path. A configuration (`*.toml`) is in the XDP mode of this run.
     pub fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.path().join(name);
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        let text = if name.ends_with(".toml") {
+            Mode::of_run()?.configure(text)
+        } else {
+            text.into()
+        };
+        std::fs::write(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
 }

@@ -8,6 +8,7 @@ use anyhow::Result;
 use lb_tests::edge::Edge;
 use lb_tests::net::{Arms, wait_until};
 use lb_tests::serve::ask_udp;
+use lb_tests::xdp::Mode;
 use nix::sys::signal::Signal;
 
 use super::{File, Site, Svc, backend, client_v4, clients, shown, snapshot};
@@ -35,7 +36,8 @@ fn a_wrong_file_changes_nothing_and_all_its_errors_are_named() -> Result<()> {
     wrong.services[0].backends[1].2 = "wieght = 5\n".into();
     wrong.services[1].more = "ring_size = 65536\n".into();
     wrong.services[1].backends[0].2 = "weight = 70000\n".into();
-    let text = wrong.to_string();
+    // As it is written, so that the lines are those that the errors name.
+    let text = Mode::of_run()?.configure(&wrong.to_string()).into_owned();
     let line = |needle: &str| 1 + text.lines().position(|line| line.contains(needle)).unwrap_or(0);
     let path = site.scratch.write("wrong.toml", &text)?;
     let path = path.display().to_string();

@@ -1,6 +1,7 @@
 //! Kinds of probes by the users' path, against real servers; and what routers say of a backend.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,16 +11,27 @@ use lb_tests::serve::UdpResponder;
 
 use super::{ALL_UP, Site, alone, wait_for, web};
 
-const TIMES: &str = "interval = \"300ms\"\ntimeout = \"250ms\"\nrise = 1\nfall = 2\n";
+pub(crate) const TIMES: &str = "interval = \"300ms\"\ntimeout = \"250ms\"\nrise = 1\nfall = 2\n";
 
-/// `https`, `udp`, `dns`'s carrier and `icmp` reach every backend through the tunnel, and miss a VIP that is not there.
-#[test]
-fn other_kinds_take_the_users_path_too() -> Result<()> {
-    let _alone = alone();
+/// Services with the kinds of probe that need servers of their own, and those servers.
+pub(crate) struct Kinds {
+    pub(crate) services: Vec<Service>,
+    pub(crate) servers: Servers,
+}
+
+/// What is to be started on each backend.
+pub(crate) struct Servers {
+    scratch: Scratch,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+/// `https`, `udp`, `dns` and `icmp`, each for every one of these families of VIP and backend.
+pub(crate) fn kinds(families: &[(Family, Family)]) -> Result<Kinds> {
     let scratch = Scratch::new()?;
     let key = rcgen::generate_simple_self_signed(["shop.example".to_owned()])?;
     let certificate = scratch.write("tls.pem", &key.cert.pem())?;
-    let private = scratch.write("tls.key", &key.signing_key.serialize_pem())?;
+    let key = scratch.write("tls.key", &key.signing_key.serialize_pem())?;
     let kinds = [
         (
             "https",
@@ -36,12 +48,13 @@ fn other_kinds_take_the_users_path_too() -> Result<()> {
             "udp",
             "kind = \"udp\"\nsend = \"who?\"\nexpect = \"web-\"\n".into(),
         ),
+        (
+            "dns",
+            DNS_PORT,
+            "udp",
+            "kind = \"dns\"\nquery = \"shop.example\"\n".into(),
+        ),
         ("icmp", 80, "tcp", "kind = \"icmp\"\n".into()),
-    ];
-    let families = [
-        (Family::V4, Family::V4),
-        (Family::V6, Family::V6),
-        (Family::V4, Family::V6),
     ];
     let mut services = Vec::new();
     for (family, backend_family) in families {
@@ -53,19 +66,64 @@ fn other_kinds_take_the_users_path_too() -> Result<()> {
                 protocol,
                 // Configurations live as long as the tests.
                 health: Some(Box::leak(format!("{health}{TIMES}").into_boxed_str())),
-                ..web(number, "ipip", family, backend_family)
+                ..web(number, "ipip", *family, *backend_family)
             });
         }
     }
-    let site = Site::new(Arms::Two, services)?;
-    let mut servers: Vec<Process> = Vec::new();
-    let mut responders = Vec::new();
-    for backend in &site.net.backends {
-        servers.push(secure_server(&backend.host, &scratch, &certificate, &private)?);
-        for service in site.services.iter().filter(|service| service.protocol == "udp") {
-            responders.push(UdpResponder::start(&backend.host, SocketAddr::new(service.vip, 53))?);
+    let servers = Servers {
+        scratch,
+        certificate,
+        key,
+    };
+    Ok(Kinds { services, servers })
+}
+
+impl Servers {
+    pub(crate) fn start(&self, site: &Site) -> Result<(Vec<Process>, Vec<UdpResponder>)> {
+        let mut secure = Vec::new();
+        let mut responders = Vec::new();
+        for backend in &site.net.backends {
+            secure.push(secure_server(
+                &backend.host,
+                &self.scratch,
+                &self.certificate,
+                &self.key,
+            )?);
+            for service in site.services.iter().filter(|service| service.protocol == "udp") {
+                let address = SocketAddr::new(service.vip, service.port);
+                responders.push(if service.port == DNS_PORT {
+                    UdpResponder::with(&backend.host, address, dns_answer)?
+                } else {
+                    UdpResponder::start(&backend.host, address)?
+                });
+            }
         }
+        Ok((secure, responders))
     }
+}
+
+const DNS_PORT: u16 = 5353;
+
+/// A DNS answer (RFC 1035 section 4.1.1): the query as it came, QR and RA set, code NOERROR, without records.
+fn dns_answer(query: &[u8]) -> Vec<u8> {
+    let mut answer = query.to_vec();
+    if let Some(flags) = answer.get_mut(2..4) {
+        flags.copy_from_slice(&[0x81, 0x80]);
+    }
+    answer
+}
+
+/// They reach every backend through the tunnel, and miss a VIP that is not there.
+#[test]
+fn other_kinds_take_the_users_path_too() -> Result<()> {
+    let _alone = alone();
+    let Kinds { services, servers } = kinds(&[
+        (Family::V4, Family::V4),
+        (Family::V6, Family::V6),
+        (Family::V4, Family::V6),
+    ])?;
+    let site = Site::new(Arms::Two, services)?;
+    let _servers = servers.start(&site)?;
     let edge = site.edge()?;
     for service in &site.services {
         wait_for(&edge, &service.name, ALL_UP)?;

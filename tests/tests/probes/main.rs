@@ -3,7 +3,9 @@
 //! Needs root and the release builds of `lbd` and `lbctl` (`LBD_BIN`, `LBCTL_BIN`).
 
 mod faults;
+mod generic;
 mod kinds;
+mod mtu;
 mod remains;
 mod sources;
 

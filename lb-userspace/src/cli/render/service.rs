@@ -7,8 +7,8 @@ use super::table::{Cell, Table, left, right};
 use super::units::{age, bar, bit_rate, bytes, count, grouped, micros, millis, percent, rate};
 use super::{Tone, View, clean};
 use crate::api::types::{
-    Admin, BackendDetail, Check, Health, Lookup, NextHop, Protocol, ServiceDetail, ServiceMode, ServiceSummary,
-    StandingState,
+    Admin, BackendDetail, Check, Health, Lookup, NextHop, PathMtu, Protocol, ServiceDetail, ServiceMode,
+    ServiceSummary, StandingState,
 };
 
 /// Columns of a bar.
@@ -266,6 +266,10 @@ fn notes(backend: &BackendDetail, view: &View) -> Vec<Cell> {
     }
     if let Some(why) = &backend.next_hop.unresolved {
         notes.push(Cell::new(Tone::Bad, format!("no next hop: {why}")));
+    }
+    if let Some(PathMtu { needed, mtu }) = backend.path_mtu {
+        let note = format!("full-size packets need {needed} bytes, the path MTU is {mtu}");
+        notes.push(Cell::new(Tone::Bad, note));
     }
     notes.extend(standing_note(backend, view).map(|note| Cell::new(Tone::Warn, note)));
     if let Some(load) = backend.load.filter(|load| *load < 1.0) {
