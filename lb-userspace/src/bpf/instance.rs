@@ -13,6 +13,8 @@ use std::process::Command;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use thiserror::Error;
 
+use crate::private;
+
 /// What is wrong with the instance's surroundings.
 #[derive(Debug, Error)]
 pub enum InstanceError {
@@ -68,11 +70,15 @@ impl Instance {
         let pins = bpf_fs()?.join("edgelb").join(&name);
         // A namespace other than the host's is gone after a reboot, and so may its state be.
         let state = Path::new(if name == "host" { "/var/lib/lbd" } else { "/run/lbd" }).join(&name);
-        for folder in [&pins, &state] {
-            fs::create_dir_all(folder).map_err(|source| InstanceError::Folder {
-                path: folder.clone(),
-                source,
-            })?;
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| InstanceError::Folder { path, source }
+        };
+        fs::create_dir_all(&pins).map_err(failed(&pins))?;
+        private::make_folder(&state).map_err(failed(&state))?;
+        // Earlier versions left to the umask who may read.
+        for folder in state.parent().into_iter().chain([state.as_path()]) {
+            private::tighten(folder).map_err(failed(folder))?;
         }
         Ok(Self { name, pins, state })
     }

@@ -10,7 +10,11 @@ const BAR: usize = 16;
 
 /// The node at a glance; what is wrong stands last, next to the prompt.
 pub fn status(status: &Status, view: &View) -> String {
-    let mut text = format!(
+    let problem = status.config.problem.as_deref();
+    let mut text = problem.map_or_else(String::new, |problem| {
+        view.paragraph(Tone::Bad, "CONFIGURATION: ", "  ", problem)
+    });
+    text += &format!(
         "{}  lbd {}, process {}, up {}\n",
         view.paint(Tone::Strong, &clean(&status.node)),
         clean(&status.version),
