@@ -24,6 +24,7 @@ pub mod object;
 pub mod path;
 pub mod plan;
 pub mod policy;
+pub mod private;
 pub mod ring;
 pub mod simulate;
 pub mod trust;

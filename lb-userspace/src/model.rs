@@ -7,6 +7,7 @@
 mod alert;
 mod check;
 mod policy;
+mod secret;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use lb_common::map::ServiceKey;
 pub use alert::{Alert, AlertWay, SmtpTls};
 pub use check::{Check, Dns, Exec, Grpc, Http, Statuses, Tls, Udp};
 pub use policy::{Damping, Failback, Failover, Policy, Weights};
+pub use secret::{Secret, SecretSource};
 
 /// Everything that a configuration file says.
 #[derive(Clone, Debug, PartialEq)]

@@ -30,6 +30,7 @@ use tracing::{info, warn};
 
 use crate::api::events::{Cause, Event, EventKind};
 use crate::aside::Aside;
+use crate::config;
 use crate::model::{Alert, AlertWay};
 
 /// Events that may wait for one receiver.
@@ -303,7 +304,16 @@ async fn deliver(settings: &mut watch::Receiver<Alert>, event: &Event, shared: &
 
 async fn attempt(alert: &Alert, event: &Event) -> Result<(), Failure> {
     match &alert.way {
-        AlertWay::Webhook { url, ca_file } => webhook::post(url, ca_file.as_deref(), event).await,
+        AlertWay::Webhook { url, ca_file } => {
+            let read = url.read().map_err(Failure::Later)?;
+            if !config::is_webhook_url(read.expose()) {
+                return Err(Failure::Later(format!(
+                    "its url_file does not hold {}",
+                    config::WEBHOOK_URL
+                )));
+            }
+            webhook::post(&read, ca_file.as_deref(), event).await
+        }
         AlertWay::Smtp {
             server,
             port,

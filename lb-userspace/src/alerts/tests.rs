@@ -7,7 +7,7 @@ use std::thread;
 
 use super::*;
 use crate::api::events::Severity;
-use crate::model::SmtpTls;
+use crate::model::{SecretSource, SmtpTls};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -30,7 +30,7 @@ fn webhook(address: SocketAddr) -> Alert {
     Alert {
         name: "hook".into(),
         way: AlertWay::Webhook {
-            url: format!("http://{address}/in?token=1"),
+            url: SecretSource::Inline(format!("http://{address}/in?token=1").into()),
             ca_file: None,
         },
         least: Severity::Warning,

@@ -13,7 +13,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use super::tests::event;
 use super::*;
 use crate::api::events::Severity;
-use crate::model::SmtpTls;
+use crate::model::{SecretSource, SmtpTls};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// `\0edge\0secret`, in base64.
@@ -140,7 +140,7 @@ fn a_webhook_over_https_believes_the_authority_that_it_is_told() {
     let events = hook(listener, Arc::clone(&trust.server));
     let way = |ca_file: Option<&PathBuf>| {
         to(AlertWay::Webhook {
-            url: format!("https://{address}/"),
+            url: SecretSource::Inline(format!("https://{address}/").into()),
             ca_file: ca_file.cloned(),
         })
     };

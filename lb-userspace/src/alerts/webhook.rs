@@ -17,13 +17,19 @@ use tokio_rustls::TlsConnector;
 
 use super::Failure;
 use crate::api::events::Event;
+use crate::model::Secret;
 use crate::trust;
 
 /// Sends one event; done when the receiver says 2xx.
-pub(super) async fn post(url: &str, ca_file: Option<&Path>, event: &Event) -> Result<(), Failure> {
+pub(super) async fn post(url: &Secret, ca_file: Option<&Path>, event: &Event) -> Result<(), Failure> {
     // The configuration was checked: these do not fail.
-    let uri: Uri = url.parse().map_err(|error| Failure::Never(format!("{url}: {error}")))?;
-    let host = uri.host().ok_or_else(|| Failure::Never(format!("{url}: no host")))?;
+    let uri: Uri = url
+        .expose()
+        .parse()
+        .map_err(|error| Failure::Never(format!("its url: {error}")))?;
+    let host = uri
+        .host()
+        .ok_or_else(|| Failure::Never("its url has no host".to_owned()))?;
     let is_https = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
     let name = host.trim_matches(['[', ']']);

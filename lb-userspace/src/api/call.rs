@@ -60,6 +60,8 @@ pub enum Call {
         /// For the answer.
         answer: Answer<ApplyReport>,
     },
+    /// Reads the file named on the command line again, and makes it the one in force, wholly or not at all.
+    Reload(Answer<ApplyReport>),
     /// An operator confirms a failover or failback.
     Confirm {
         /// The service.

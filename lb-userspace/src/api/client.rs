@@ -142,6 +142,11 @@ impl Client {
         self.post(&with_file("/v1/apply", file), toml.into()).await
     }
 
+    /// Has the daemon read its own file again, and make it the one in force, wholly or not at all.
+    pub async fn reload(&self) -> Result<ApplyReport, ClientError> {
+        self.post("/v1/reload", Bytes::new()).await
+    }
+
     /// Tells the daemon what is wanted of a backend.
     pub async fn backend(
         &self,

@@ -19,6 +19,9 @@ pub struct ApiError {
     /// Known names that are like an unknown one, the likeliest first.
     #[serde(default)]
     pub suggestions: Vec<String>,
+    /// The configuration file that `details` are about, as its sender named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
 }
 
 /// The kinds of failure.
@@ -84,6 +87,7 @@ impl ApiError {
             message: message.into(),
             details: Vec::new(),
             suggestions: Vec::new(),
+            file: None,
         }
     }
 
@@ -93,6 +97,7 @@ impl ApiError {
         let plural = if count == 1 { "error" } else { "errors" };
         Self {
             details,
+            file: Some(file.to_owned()),
             ..Self::new(
                 ErrorKind::InvalidConfig,
                 format!("{file} has {count} {plural}; nothing was changed"),

@@ -114,6 +114,10 @@ kinds! {
     ConfigApplied = "config_applied", Info;
     /// A configuration was not accepted: the one before stays.
     ConfigRefused = "config_refused", Warning;
+    /// The file is bad at the start: what was accepted last is served.
+    ConfigFallback = "config_fallback", Critical;
+    /// What was applied does not count any more: the file has changed since, or this version does not accept it.
+    ConfigDropped = "config_dropped", Warning;
     /// The kernel does not hold what is wanted.
     KernelBehind = "kernel_behind", Critical;
     /// It does again.

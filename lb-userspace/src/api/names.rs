@@ -160,6 +160,15 @@ impl From<model::Forward> for Forward {
     }
 }
 
+impl From<Forward> for model::Forward {
+    fn from(forward: Forward) -> Self {
+        match forward {
+            Forward::L2 => model::Forward::L2,
+            Forward::Ipip => model::Forward::Ipip,
+        }
+    }
+}
+
 impl From<model::HashInput> for HashInput {
     fn from(hash: model::HashInput) -> Self {
         match hash {

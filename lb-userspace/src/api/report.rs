@@ -32,6 +32,9 @@ pub struct CheckReport {
     pub errors: Vec<Finding>,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Finding>,
+    /// As a plan's, if a daemon answers.
+    #[serde(default)]
+    pub disruptions: Vec<String>,
 }
 
 /// What a configuration would change.
@@ -45,6 +48,9 @@ pub struct PlanReport {
     pub writes: BTreeMap<String, u64>,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Finding>,
+    /// Changes that break nearly all connections of a service, a sentence each.
+    #[serde(default)]
+    pub disruptions: Vec<String>,
 }
 
 /// One thing that is different.

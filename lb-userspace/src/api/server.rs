@@ -78,6 +78,7 @@ fn router(calls: mpsc::Sender<Call>, timeouts: Timeouts) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/plan", post(plan))
         .route("/v1/apply", post(apply))
+        .route("/v1/reload", post(reload))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
@@ -196,6 +197,10 @@ async fn apply(
         .map(Json)
 }
 
+async fn reload(State(daemon): State<Loop>) -> Handled<ApplyReport> {
+    daemon.change(Call::Reload).await.map(Json)
+}
+
 async fn backend(
     State(daemon): State<Loop>,
     names: Result<Path<(String, String)>, PathRejection>,
@@ -265,7 +270,7 @@ async fn confirm(
 
 async fn unknown_path(request: Request) -> ApiError {
     let message = format!(
-        "there is no {}; the paths begin with /v1/status, /v1/services, /v1/stats, /v1/events, /v1/plan, /v1/apply",
+        "there is no {}; the paths begin with /v1/status, /v1/services, /v1/stats, /v1/events, /v1/plan, /v1/apply, /v1/reload",
         request.uri().path()
     );
     ApiError::new(ErrorKind::NotFound, message)

@@ -54,12 +54,12 @@ pub enum SocketError {
     },
 }
 
-/// Listens on `path`; makes its directory (0750) if there is none. Must be called within a tokio runtime.
+/// Listens on `path`; makes its directory (0700) if there is none. Must be called within a tokio runtime.
 pub fn bind(path: &Path) -> Result<Bound, SocketError> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         DirBuilder::new()
             .recursive(true)
-            .mode(0o750)
+            .mode(0o700)
             .create(directory)
             .map_err(failed("make the directory", directory))?;
     }
@@ -155,7 +155,7 @@ mod tests {
         let bound = bind(&path).expect("a free path");
         let mode = |path: &Path| path.symlink_metadata().expect("it exists").permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o600);
-        assert_eq!(mode(path.parent().expect("a parent")), 0o750);
+        assert_eq!(mode(path.parent().expect("a parent")), 0o700);
         drop(bound);
         assert!(!path.exists());
         bind(&path).expect("free again");

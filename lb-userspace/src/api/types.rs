@@ -53,6 +53,9 @@ pub struct ConfigSource {
     pub accepted_unix_ms: u64,
     /// How it came.
     pub by: Acceptance,
+    /// Why a newer one does not count: the file was refused at the start or when it was read again; nothing if all is well.
+    #[serde(default)]
+    pub problem: Option<String>,
 }
 
 /// An interface that the program is attached to.

@@ -2,8 +2,8 @@
 //!
 //! An entry is written before its change is made. Whoever holds the [`Claim`] is the only one to make changes.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, File};
+use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BackendError;
 use super::sysctl::Change;
+use crate::private::{self, Durability};
 
 /// Where records are kept: gone after a reboot, like the changes themselves.
 const DIRECTORY: &str = "/run/lbd";
@@ -67,11 +68,11 @@ impl Claim {
     pub fn try_new() -> Result<Claimed, BackendError> {
         let cookie = namespace_cookie()?;
         let directory = Path::new(DIRECTORY);
-        fs::create_dir_all(directory).map_err(file_error(directory))?;
+        private::make_folder(directory).map_err(file_error(directory))?;
         let lock_path = directory.join(format!("backend-{cookie}.lock"));
         let record_path = directory.join(format!("backend-{cookie}.json"));
         loop {
-            let lock = OpenOptions::new()
+            let lock = private::options()
                 .create(true)
                 .truncate(false)
                 .write(true)
@@ -128,11 +129,8 @@ impl Claim {
                 _ => Ok(()),
             };
         }
-        let new_path = self.record_path.with_extension("new");
-        let mut new = File::create(&new_path)?;
-        new.write_all(&serde_json::to_vec_pretty(record)?)?;
-        new.sync_all()?;
-        fs::rename(&new_path, &self.record_path)
+        let json = serde_json::to_vec_pretty(record)?;
+        private::replace(&self.record_path, &json, Durability::Synced).map_err(|error| error.source)
     }
 }
 

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use lb_userspace::api::DEFAULT_SOCKET;
 use lb_userspace::backend::BackendArgs;
-use lb_userspace::{daemon, object};
+use lb_userspace::daemon::{self, DaemonError};
+use lb_userspace::object;
 use tracing_subscriber::EnvFilter;
 
 /// An L4 load balancer: fills and watches over the XDP program that balances.
@@ -62,6 +63,10 @@ fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Run { config, socket } => match runtime.block_on(daemon::run(&config, &socket)) {
+            Err(error @ DaemonError::Config(_)) => {
+                failed(&error);
+                return ExitCode::from(EX_CONFIG);
+            }
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => return failed(&error),
         },
@@ -82,3 +87,6 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
     eprintln!("lbd: {error}");
     ExitCode::FAILURE
 }
+
+/// The configuration is bad, and there is no other: sysexits.h.
+const EX_CONFIG: u8 = 78;

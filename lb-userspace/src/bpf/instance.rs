@@ -20,6 +20,8 @@ use tracing::warn;
 use super::lock::{FolderLock, LockError, own_folder};
 use super::owner::Owner;
 
+use crate::private;
+
 /// What is wrong with the instance's surroundings.
 #[derive(Debug, Error)]
 pub enum InstanceError {
@@ -84,10 +86,11 @@ impl Instance {
         let all_pins = bpf_fs()?.join(PINS);
         // A namespace other than the host's is gone after a reboot, and so may its state be.
         let state = Path::new(if name == "host" { "/var/lib/lbd" } else { "/run/lbd" });
-        fs::create_dir_all(state).map_err(|source| InstanceError::Folder {
+        let failed = |source| InstanceError::Folder {
             path: state.to_owned(),
             source,
-        })?;
+        };
+        private::make_folder(state).map_err(failed)?;
         // Anybody may make folders in a BPF file system.
         own_folder(&all_pins)?;
         let instance = Self {
@@ -105,6 +108,10 @@ impl Instance {
             _pins: lock(&instance.pins)?,
             _state: lock(&instance.state)?,
         };
+        // Earlier versions left to the umask who may read.
+        for folder in [state, &instance.state] {
+            private::tighten(folder).map_err(failed)?;
+        }
         instance.name_namespace();
         Ok((instance, lock))
     }

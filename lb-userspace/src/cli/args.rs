@@ -54,6 +54,8 @@ pub enum Verb {
         /// The file; "-": standard input
         file: PathBuf,
     },
+    /// Has the daemon read its own file again: all of it counts or nothing, and errors are printed
+    Reload,
     /// Shows the node: configuration, interfaces, traffic, capacity, warnings
     Status,
     /// Shows services

@@ -38,6 +38,9 @@ pub struct Offline {
 /// One answer for each packet, in order, or why there is none.
 pub type Simulated = Result<Vec<SimulatedPacket>, Box<dyn Error + Send + Sync>>;
 
+/// How long a check waits for a daemon to say what the file would break.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -88,7 +91,7 @@ pub fn main(offline: Offline) -> ExitCode {
 async fn run(arguments: &Arguments, offline: Offline, printer: &Printer) -> Result<ExitCode, Failure> {
     let client = Client::new(&arguments.socket);
     match &arguments.verb {
-        Verb::Check { file } => return check(file, offline, printer),
+        Verb::Check { file } => return check(file, offline, printer, client).await,
         Verb::Plan { file } => {
             let file = ConfigFile::read(file)?;
             let plan = client
@@ -112,6 +115,11 @@ async fn run(arguments: &Arguments, offline: Offline, printer: &Printer) -> Resu
             let status = client.status().await?;
             printer.print(&status, render::status)?;
             return Ok(exit_of(&status.detached));
+        }
+        Verb::Reload => {
+            let report = client.reload().await.map_err(own_file)?;
+            printer.print(&report, render::apply)?;
+            return Ok(exit_of(&report.detached));
         }
         Verb::Service(ServiceVerb::List) => printer.print(&client.services().await?, |services, view| {
             render::services(services, view)
@@ -164,9 +172,31 @@ fn exit_of(detached: &[Detached]) -> ExitCode {
     }
 }
 
-fn check(file: &Path, offline: Offline, printer: &Printer) -> Result<ExitCode, Failure> {
+/// Adds the text of the daemon's file to its errors, if it can be read here, so that their places can be shown.
+fn own_file(error: ClientError) -> Failure {
+    match error {
+        ClientError::Api(error) if !error.details.is_empty() => {
+            let file = error.file.clone().unwrap_or_default();
+            Failure::Config {
+                text: std::fs::read_to_string(&file).unwrap_or_default(),
+                message: error.message,
+                file,
+                findings: error.details,
+            }
+        }
+        error => error.into(),
+    }
+}
+
+async fn check(file: &Path, offline: Offline, printer: &Printer, client: Client) -> Result<ExitCode, Failure> {
     let file = ConfigFile::read(file)?;
-    let report = (offline.check)(&file.text, &file.name);
+    let mut report = (offline.check)(&file.text, &file.name);
+    if report.valid {
+        // No daemon, or one that has no answer: the file is valid all the same.
+        let client = client.with_timeout(CHECK_TIMEOUT);
+        let plan = client.plan(file.text.clone(), file.sent_name.as_deref()).await;
+        report.disruptions = plan.map_or_else(|_| Vec::new(), |plan| plan.disruptions);
+    }
     if printer.output == Output::Json {
         printer.json(&report)?;
     } else if report.valid {

@@ -15,7 +15,7 @@ use super::scalar::{ALL_BUILT, Value, is_name};
 use super::suggest::nearest;
 use super::table::{self, At, Key, Reader};
 use crate::api::events::{EventKind, Severity};
-use crate::model::{Alert, AlertWay, SmtpTls};
+use crate::model::{Alert, AlertWay, Secret, SecretSource, SmtpTls};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,6 +29,7 @@ enum Kind {
 /// Keys that belong to one kind.
 const KEYS: &[(&str, Kind)] = &[
     ("url", Kind::Webhook),
+    ("url_file", Kind::Webhook),
     ("server", Kind::Smtp),
     ("port", Kind::Smtp),
     ("tls", Kind::Smtp),
@@ -111,7 +112,15 @@ fn one<'r>(
         },
     };
     let encrypted = match &way {
-        AlertWay::Webhook { url, .. } => url.starts_with("https:"),
+        AlertWay::Webhook {
+            url: SecretSource::Inline(url),
+            ..
+        } => url.expose().starts_with("https:"),
+        // Its file is read when an event is sent.
+        AlertWay::Webhook {
+            url: SecretSource::File(_),
+            ..
+        } => true,
         AlertWay::Smtp { tls, .. } => *tls != SmtpTls::None,
         AlertWay::Exec { .. } => false,
     };
@@ -136,9 +145,24 @@ fn one<'r>(
 }
 
 fn webhook(reader: &Reader<'_>, ca_file: &Key<&str>, found: &mut Findings<'_>) -> Option<AlertWay> {
-    let url = reader.required("url", "where the events are sent", found, url);
+    let file = reader.key("url_file", found, full_path);
+    let url = match file {
+        Key::Absent => {
+            let url = reader.required("url", "where the events are sent, or url_file", found, url);
+            SecretSource::Inline(Secret::from(url.into_value()?))
+        }
+        Key::Bad => return None,
+        Key::Typed(file) => {
+            if reader.has("url") {
+                let (key, other) = ("url_file", "url");
+                found.error(reader.place, file.span, Problem::Exclusive { key, other });
+                return None;
+            }
+            SecretSource::File(file.value)
+        }
+    };
     Some(AlertWay::Webhook {
-        url: url.into_value()?,
+        url,
         ca_file: ca_file.optional()?.map(Into::into),
     })
 }
@@ -155,14 +179,7 @@ fn smtp(reader: &Reader<'_>, ca_file: &Key<&str>, found: &mut Findings<'_>) -> O
     let from = reader.required("from", "who sends it", found, |value| mailbox(value).map(str::to_owned));
     let to = reader.required("to", "a list of who gets it", found, mailboxes);
     let user = reader.key("user", found, |value| value.string("a string").map(str::to_owned));
-    let file = reader.key("password_file", found, |value| {
-        let path = value.string("a string")?;
-        if path.starts_with('/') {
-            Ok(PathBuf::from(path))
-        } else {
-            Err(value.malformed("a file's full path"))
-        }
-    });
+    let file = reader.key("password_file", found, full_path);
     match (&user, &file) {
         (Key::Typed(user), Key::Absent) => {
             let problem = Problem::Needed {
@@ -249,19 +266,37 @@ fn kinds_of_event(value: &Value<'_, '_>) -> Result<Vec<EventKind>, Problem> {
     names.into_iter().map(kind).collect()
 }
 
+fn full_path(value: &Value<'_, '_>) -> Result<PathBuf, Problem> {
+    let path = value.string("a string")?;
+    if path.starts_with('/') {
+        Ok(PathBuf::from(path))
+    } else {
+        Err(value.malformed("a file's full path"))
+    }
+}
+
 fn url(value: &Value<'_, '_>) -> Result<String, Problem> {
-    const WANT: &str = "an address that begins with http:// or https:// and has a host, and no user";
     let text = value.string("a string")?;
-    let uri: Uri = text.parse().map_err(|_| value.malformed(WANT))?;
+    if is_webhook_url(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(value.malformed(WEBHOOK_URL))
+    }
+}
+
+/// What a webhook's address must be.
+pub const WEBHOOK_URL: &str = "an address that begins with http:// or https:// and has a host, and no user";
+
+/// Whether a webhook's address is [`WEBHOOK_URL`].
+pub fn is_webhook_url(text: &str) -> bool {
+    let Ok(uri) = text.parse::<Uri>() else {
+        return false;
+    };
     let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
     let user = uri
         .authority()
         .is_some_and(|authority| authority.as_str().contains('@'));
-    if scheme && uri.host().is_some_and(|host| !host.is_empty()) && !user {
-        Ok(text.to_owned())
-    } else {
-        Err(value.malformed(WANT))
-    }
+    scheme && uri.host().is_some_and(|host| !host.is_empty()) && !user
 }
 
 fn host(value: &Value<'_, '_>) -> Result<String, Problem> {

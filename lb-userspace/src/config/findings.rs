@@ -213,7 +213,7 @@ impl<'t> Findings<'t> {
             width: chars(start, found.span.end.min(line_end)).max(1),
             path: found.path.clone(),
             problem: found.what.to_string(),
-            source: source.chars().take(SOURCE_LEN).collect(),
+            source: without_secrets(source.chars().take(SOURCE_LEN).collect()),
             warning,
         }
     }
@@ -270,5 +270,19 @@ impl fmt::Display for Label<'_> {
             Label::Name(name) => write!(f, "\"{name}\""),
             Label::Number(number) => write!(f, "number {number}"),
         }
+    }
+}
+
+/// A line of the file for an error, which goes to logs: what may hold a secret is not in it. An address begins with a scheme; whatever else is
+/// given as `url` counts as one.
+fn without_secrets(line: String) -> String {
+    let scheme = line.find("://").map(|at| at + "://".len());
+    let key = line.match_indices("url").find_map(|(at, word)| {
+        let rest = line.get(at + word.len()..)?.trim_start_matches(['"', '\'', ' ', '\t']);
+        rest.starts_with('=').then(|| line.len() - rest.len() + 1)
+    });
+    match scheme.into_iter().chain(key).min() {
+        Some(at) => format!("{}…", line.get(..at).unwrap_or_default()),
+        None => line,
     }
 }

@@ -12,6 +12,7 @@ mod alert;
 mod backend;
 mod check;
 mod error;
+mod exposed;
 mod findings;
 mod health;
 mod meaning;
@@ -44,7 +45,9 @@ use self::table::Reader;
 use crate::model::{Alert, Model};
 
 pub use self::address::mac;
+pub use self::alert::{WEBHOOK_URL, is_webhook_url};
 pub use self::error::{ConfigError, Errors, SOURCE_LEN, Warning};
+pub use self::exposed::exposed;
 pub use self::prime::{MAX_RING_SIZE, next_prime};
 pub use self::report::{check, finding};
 
@@ -72,14 +75,15 @@ pub struct Parsed {
 
 /// Reads the file at `path`. A file that cannot be read or is longer than [`MAX_FILE`] is an error without a place.
 pub fn load(path: &Path) -> Result<Parsed, Errors> {
-    let name = path.display().to_string();
-    match read(path) {
-        Ok(bytes) => parse_bytes(&bytes, &name),
-        Err(problem) => Err(Errors::unplaced(&name, &problem)),
-    }
+    parse_bytes(&read(path)?, &path.display().to_string())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+/// The bytes of the file at `path`, as [`load`] reads them.
+pub fn read(path: &Path) -> Result<Vec<u8>, Errors> {
+    bytes(path).map_err(|problem| Errors::unplaced(&path.display().to_string(), &problem))
+}
+
+fn bytes(path: &Path) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))

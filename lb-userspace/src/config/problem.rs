@@ -49,6 +49,8 @@ pub(super) enum Problem {
         value: String,
         has: String,
     },
+    #[error("{key} and {other} are both there: one of them")]
+    Exclusive { key: &'static str, other: &'static str },
     #[error("{key} {value} is not {want}")]
     Malformed {
         key: &'static str,

@@ -1,5 +1,7 @@
 //! Errors and warnings as the API and `lbctl` show them.
 
+use std::path::Path;
+
 use super::{ConfigError, Parsed, parse};
 use crate::api::report::{CheckReport, Finding};
 
@@ -18,6 +20,14 @@ pub fn finding(error: &ConfigError) -> Finding {
     }
 }
 
+fn unplaced(message: String) -> Finding {
+    Finding {
+        line: None,
+        column: None,
+        message,
+    }
+}
+
 /// What a file's text is worth; `file` is its name for messages.
 pub fn check(text: &str, file: &str) -> CheckReport {
     let empty = CheckReport {
@@ -27,13 +37,18 @@ pub fn check(text: &str, file: &str) -> CheckReport {
         backends: 0,
         errors: Vec::new(),
         warnings: Vec::new(),
+        disruptions: Vec::new(),
     };
     match parse(text, file) {
         Ok(Parsed { model, warnings }) => CheckReport {
             valid: true,
             services: model.services.len() as u32,
             backends: model.services.iter().map(|service| service.backends.len() as u32).sum(),
-            warnings: warnings.iter().map(finding).collect(),
+            warnings: warnings
+                .iter()
+                .map(finding)
+                .chain(super::exposed(&model, Some(Path::new(file))).into_iter().map(unplaced))
+                .collect(),
             ..empty
         },
         Err(errors) => CheckReport {

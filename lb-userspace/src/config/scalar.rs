@@ -24,6 +24,9 @@ pub(super) struct NotBuilt {
 /// No such words.
 pub(super) const ALL_BUILT: NotBuilt = NotBuilt { words: &[], has: "" };
 
+/// Keys whose values errors do not show.
+const SECRETS: &[&str] = &["url"];
+
 impl<'r> Value<'r, '_> {
     pub(super) fn wrong_type(&self, want: &'static str) -> Problem {
         let found = match self.toml {
@@ -37,7 +40,7 @@ impl<'r> Value<'r, '_> {
         };
         Problem::WrongType {
             key: self.key,
-            value: (self.typed)(),
+            value: self.shown(),
             found,
             want,
         }
@@ -46,7 +49,7 @@ impl<'r> Value<'r, '_> {
     pub(super) fn malformed(&self, want: &'static str) -> Problem {
         Problem::Malformed {
             key: self.key,
-            value: (self.typed)(),
+            value: self.shown(),
             want,
         }
     }
@@ -54,8 +57,17 @@ impl<'r> Value<'r, '_> {
     fn out_of_range(&self, allowed: impl Into<String>) -> Problem {
         Problem::OutOfRange {
             key: self.key,
-            value: (self.typed)(),
+            value: self.shown(),
             allowed: allowed.into(),
+        }
+    }
+
+    /// The text as typed, for errors; not that of a secret.
+    fn shown(&self) -> String {
+        if SECRETS.contains(&self.key) {
+            "(not shown, it may hold a secret)".to_owned()
+        } else {
+            (self.typed)()
         }
     }
 

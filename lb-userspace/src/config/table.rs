@@ -17,6 +17,7 @@ pub(super) const ALERT: &[&str] = &[
     "events",
     "timeout",
     "url",
+    "url_file",
     "server",
     "port",
     "tls",

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Instant;
@@ -11,6 +11,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::Event;
+use super::accepted::hash;
 use super::configure::{internal, refused};
 use super::world::{Overrides, Rings, World};
 use crate::api::call::Answer;
@@ -24,8 +25,8 @@ pub(super) enum Purpose {
     Plan(Answer<PlanReport>),
     /// It is to be the one in force.
     Apply(Answer<ApplyReport>),
-    /// It is the daemon's own file, and is to be in force.
-    Reload,
+    /// It is the daemon's own file, and is to be in force; who asked, if not by a signal.
+    Reload(Option<Answer<ApplyReport>>),
 }
 
 /// Where a configuration is.
@@ -33,7 +34,7 @@ pub(super) enum Source {
     /// Here, and the name of the file that it came from, if it did.
     Text(String, Option<String>),
     /// In the daemon's own file.
-    File(PathBuf),
+    OwnFile,
 }
 
 /// A configuration on which the loop can decide.
@@ -43,6 +44,8 @@ pub(super) struct Ready {
     pub(super) file: Option<String>,
     /// Nothing if the file could not be read.
     pub(super) toml: Option<String>,
+    /// Hash of the daemon's own file, taken before; nothing: it could not be read.
+    pub(super) own_file: Option<u64>,
     pub(super) read: Result<Understood, ApiError>,
 }
 
@@ -71,10 +74,10 @@ struct Job {
 
 impl Ahead {
     /// It ends with what this returns.
-    pub(super) fn start(events: UnboundedSender<Event>) -> io::Result<Self> {
+    pub(super) fn start(own_file: PathBuf, events: UnboundedSender<Event>) -> io::Result<Self> {
         let (jobs, waiting) = channel();
         let thread = thread::Builder::new().name("configuration".to_owned());
-        thread.spawn(move || work(&waiting, &events))?;
+        thread.spawn(move || work(&waiting, &own_file, &events))?;
         Ok(Self { jobs })
     }
 
@@ -92,7 +95,7 @@ impl Ahead {
     }
 }
 
-fn work(jobs: &Receiver<Job>, events: &UnboundedSender<Event>) {
+fn work(jobs: &Receiver<Job>, own_file: &Path, events: &UnboundedSender<Event>) {
     for job in jobs {
         let Job {
             rings,
@@ -101,12 +104,15 @@ fn work(jobs: &Receiver<Job>, events: &UnboundedSender<Event>) {
             purpose,
             asked,
         } = job;
+        let own_bytes = std::fs::read(own_file);
+        let own_hash = own_bytes.as_ref().ok().map(|bytes| hash(bytes));
         let (file, text) = match source {
             Source::Text(text, file) => (file, Ok(text)),
-            Source::File(path) => {
-                let name = path.display().to_string();
-                let text = std::fs::read_to_string(path);
-                let text = text.map_err(|error| refused(format!("cannot read {name}: {error}")));
+            Source::OwnFile => {
+                let name = own_file.display().to_string();
+                let cannot = |error: &dyn std::fmt::Display| refused(format!("cannot read {name}: {error}"));
+                let text = own_bytes.map_err(|error| cannot(&error));
+                let text = text.and_then(|bytes| String::from_utf8(bytes).map_err(|error| cannot(&error.utf8_error())));
                 (Some(name), text)
             }
         };
@@ -127,6 +133,7 @@ fn work(jobs: &Receiver<Job>, events: &UnboundedSender<Event>) {
             purpose,
             file,
             toml,
+            own_file: own_hash,
             read,
         };
         if events.send(Event::Ready(Box::new(ready))).is_err() {

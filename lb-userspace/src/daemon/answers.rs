@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Instant;
 
 use lb_common::encap::Mac;
@@ -21,6 +22,7 @@ use crate::api::types::{
     Admin, AttachMode, BackendCounts, BackendDetail, BackendStats, Capacity, Check, Forward, Health, Interface, Lookup,
     NextHop, Override, PathMtu, Probe, ServiceDetail, ServiceStats, ServiceSummary, Stats, Status, Totals, Usage,
 };
+use crate::config;
 use crate::frames;
 use crate::health::{State as HealthState, TargetId};
 use crate::model::{self, identity};
@@ -59,6 +61,9 @@ impl Daemon {
                 let source = Source::Text(toml, file);
                 self.ahead.read(&self.world, source, Purpose::Apply(answer));
             }
+            Call::Reload(answer) => self
+                .ahead
+                .read(&self.world, Source::OwnFile, Purpose::Reload(Some(answer))),
             Call::Confirm {
                 service,
                 backend,
@@ -101,6 +106,10 @@ impl Daemon {
         let (interfaces, mut warnings) = self.interfaces().await;
         warnings.extend(self.attached.warnings());
         warnings.extend(self.offloads.warnings());
+        warnings.extend(self.troubles.lines());
+        let file = self.source.file.as_deref().map(Path::new);
+        warnings.extend(config::exposed(&self.world.model, file));
+        warnings.extend(super::choice::set_aside(self.kernel.state_folder()));
         warnings.extend(self.behind());
         warnings.extend(self.unusual());
         warnings.extend(self.alerts.iter().flat_map(Alerts::problems));

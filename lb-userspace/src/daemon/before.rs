@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use lb_common::map::{ServiceKey, Slot};
+
 use super::kernel::{Kernel, serving};
 use super::positions::Positions;
+use super::sweep::{Since, boot_instant};
 use super::world::World;
 use crate::health::TargetId;
 use crate::model::{Backend, Failback, Service, identity};
@@ -72,6 +75,44 @@ fn owners(kernel: &Kernel, layout: &Layout, service: &Service) -> Option<(BTreeS
         installed.identities.iter().copied().collect(),
         owners.copied().collect(),
     ))
+}
+
+/// Takes over the backends that were taken out of the configuration and may have flows: their rows must be wanted.
+pub(super) fn resume_leaving(world: &mut World, kernel: &Kernel, positions: &Positions) {
+    if !kernel.taken_over() {
+        return;
+    }
+    let layout = kernel.layout();
+    for (name, left) in positions.kept().iter().filter(|(_, left)| !left.leaving.is_empty()) {
+        let Some(service) = world.service(name) else { continue };
+        let serving = serving(&kernel.balancer, &layout, service.key());
+        world.resume_leaving(name, left, |backend| serving.contains(&identity(backend)));
+    }
+}
+
+/// Since when the slots of the tables that were taken over move, as far as that was kept; before anything is written to them.
+pub(super) fn moving(world: &World, kernel: &Kernel, positions: &Positions) -> Vec<(ServiceKey, Vec<Since>)> {
+    if !kernel.taken_over() {
+        return Vec::new();
+    }
+    let layout = kernel.layout();
+    let mut all = Vec::new();
+    for (name, left) in positions.kept().iter().filter(|(_, left)| !left.moving.is_empty()) {
+        let Some(service) = world.service(name) else { continue };
+        let Some(installed) = layout.services.get(&service.key()) else {
+            continue;
+        };
+        let of = |slot: Slot| {
+            let identity = installed.identities.get(usize::from(slot.previous()))?;
+            boot_instant(*left.moving.get(&format!("{identity:016x}"))?)
+        };
+        let base = installed.entry.ring_base();
+        let slots = (0..installed.entry.ring_size).map(|n| (n, kernel.balancer.tables.slot(base + n)));
+        let moving = slots.filter(|(_, slot)| !slot.is_stable() && !slot.is_settled());
+        let since: Vec<Since> = moving.filter_map(|(n, slot)| Some((n, slot, of(slot)?))).collect();
+        all.push((service.key(), since));
+    }
+    all
 }
 
 /// Takes over where backends stood on their way.

@@ -5,12 +5,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lb_common::map::ServiceKey;
 use tracing::{error, info, warn};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::Daemon;
+use super::accepted::Accepted;
 use super::ahead::{Purpose, Ready, Understood};
 use super::inputs;
-use super::state::{Applied, State};
+use super::state::State;
+use super::sweep::tag;
+use super::trouble::Topic;
 use super::world::World;
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::events::{Cause, EventKind};
@@ -19,7 +21,7 @@ use crate::api::types::{Acceptance, ConfigSource};
 use crate::config::{ConfigError, finding};
 use crate::fit;
 use crate::journal::Note;
-use crate::model::Model;
+use crate::model::{Model, Service};
 use crate::netlink::Watcher;
 use crate::plan::{Plan, Scope, WantedService, Write};
 use crate::policy::Change;
@@ -47,6 +49,7 @@ impl Daemon {
             purpose,
             file,
             toml,
+            own_file,
             read,
         } = ready;
         let text = toml.as_deref().unwrap_or_default();
@@ -56,20 +59,30 @@ impl Daemon {
                 answer.send(candidate.map(|candidate| self.report(&candidate)));
             }
             Purpose::Apply(answer) => {
-                let done = self.apply_config(text, file.as_deref(), read, Acceptance::Apply).await;
-                answer.send(done);
+                let from = Origin {
+                    file,
+                    own_file,
+                    by: Acceptance::Apply,
+                };
+                answer.send(self.apply_config(text, from, read).await);
             }
-            Purpose::Reload => {
-                if let Some(text) = &toml {
-                    self.file_hash = xxh3_64(text.as_bytes());
-                }
-                let done = self.apply_config(text, file.as_deref(), read, Acceptance::Reload).await;
-                if let Err(refused) = done {
-                    let name = file.as_deref().unwrap_or_default();
+            Purpose::Reload(answer) => {
+                let name = file.clone().unwrap_or_default();
+                let from = Origin {
+                    file,
+                    own_file,
+                    by: Acceptance::Reload,
+                };
+                let done = self.apply_config(text, from, read).await;
+                if let Err(refused) = &done {
                     error!(file = name, error = %refused, "the file was not accepted; the configuration before stays");
                     for finding in &refused.details {
                         error!("{name}:{}: {}", place(finding), finding.message);
                     }
+                    self.source.problem = Some(format!("{}: the configuration before stays", first_of(&name, refused)));
+                }
+                if let Some(answer) = answer {
+                    answer.send(done);
                 }
             }
         }
@@ -79,27 +92,27 @@ impl Daemon {
     async fn apply_config(
         &mut self,
         toml: &str,
-        file: Option<&str>,
+        from: Origin,
         read: Result<Understood, ApiError>,
-        by: Acceptance,
     ) -> Result<ApplyReport, ApiError> {
-        let done = match read {
-            Ok(understood) => self.try_config(toml, file, understood, by).await,
-            Err(error) => Err(error),
-        };
-        let cause = if by == Acceptance::Apply {
+        let cause = if from.by == Acceptance::Apply {
             Cause::Operator
         } else {
             Cause::File
+        };
+        let name = from.file.clone().unwrap_or_else(|| "standard input".to_owned());
+        let done = match read {
+            Ok(understood) => self.try_config(toml, from, understood).await,
+            Err(error) => Err(error),
         };
         match &done {
             Ok(report) => {
                 let note = Note::new(EventKind::ConfigApplied, cause);
                 let (before, after) = (report.generation.saturating_sub(1), report.generation);
-                self.tell(note.change(before, after).because(file.unwrap_or("standard input")));
+                self.tell(note.change(before, after).because(name));
                 self.remind_of_detached(cause);
             }
-            Err(refused) => self.tell(Note::new(EventKind::ConfigRefused, cause).because(refused)),
+            Err(refused) => self.tell(Note::new(EventKind::ConfigRefused, cause).because(first_of(&name, refused))),
         }
         done
     }
@@ -107,34 +120,26 @@ impl Daemon {
     async fn try_config(
         &mut self,
         toml: &str,
-        file: Option<&str>,
+        Origin { file, own_file, by }: Origin,
         understood: Understood,
-        by: Acceptance,
     ) -> Result<ApplyReport, ApiError> {
         let asked = understood.asked;
         let candidate = self.candidate(understood)?;
         let report = self.report(&candidate);
         let accepted_unix_ms = unix_ms();
-        let applied = match by {
-            Acceptance::Apply => Some(Applied {
-                toml: toml.to_owned(),
-                file: file.map(str::to_owned),
-                accepted_unix_ms,
-                newer_than: self.file_hash,
-            }),
-            _ => None,
+        let accepted = Accepted {
+            toml: toml.to_owned(),
+            file: file.clone(),
+            by,
+            accepted_unix_ms,
+            own_file,
         };
-        let before = std::mem::replace(
-            &mut self.state,
-            State {
-                applied,
-                overrides: candidate.world.overrides.clone(),
-            },
-        );
+        let state = State {
+            overrides: candidate.world.overrides.clone(),
+        };
         // Kept before the kernel knows: what was accepted must not be lost, and what cannot be kept is not accepted.
-        if let Err(error) = self.store.save(&self.state) {
-            self.state = before;
-            self.store.save_later(self.state.clone());
+        if let Err(error) = self.record.save(&accepted).and_then(|()| self.store.save(&state)) {
+            self.keep_as_before();
             return Err(refused(error));
         }
         let Candidate {
@@ -145,10 +150,7 @@ impl Daemon {
             changes,
         } = candidate;
         if let Err(error) = self.bring_to_kernel(&world.model, &wanted, plan.as_ref()).await {
-            self.state = before;
-            if let Err(error) = self.store.save(&self.state) {
-                error!(%error, "the configuration that was refused is still on the disk");
-            }
+            self.keep_as_before();
             return Err(error);
         }
         let resized = self.world.model.services.iter().filter(|before| {
@@ -158,6 +160,8 @@ impl Daemon {
         let resized = resized.map(|service| service.key());
         let moved = plan.iter().flat_map(|plan| plan.moved.iter().map(|(key, _)| *key));
         let changed: HashSet<ServiceKey> = moved.chain(resized).collect();
+        self.state = state;
+        self.accepted = accepted;
         let gateway_changed = self.world.model.node.gateway_mac != world.model.node.gateway_mac;
         let new = world
             .model
@@ -190,16 +194,22 @@ impl Daemon {
                 Ok(watcher) => {
                     inputs::watch_addresses(watcher.addresses(), &self.events);
                     self.watcher = watcher;
+                    self.troubles.set(Topic::Watcher, None);
                 }
-                Err(error) => error!(%error, "ways to backends are followed with the earlier gateway"),
+                Err(error) => {
+                    let line = format!("next hops are followed with the earlier gateway_mac, restart lbd: {error}");
+                    error!("{line}");
+                    self.troubles.set(Topic::Watcher, Some(line));
+                }
             }
         }
         self.follow();
         self.follow_agents();
         self.source = ConfigSource {
-            file: file.map(str::to_owned),
+            file,
             accepted_unix_ms,
             by,
+            problem: None,
         };
         self.config_warnings = warnings.iter().map(|warning| warning.headline().to_string()).collect();
         self.check_interfaces().await;
@@ -218,6 +228,12 @@ impl Daemon {
             plan: report,
             detached: self.attached.detached(),
         })
+    }
+
+    /// Has the configuration in force and its overrides kept again, after another one was refused.
+    fn keep_as_before(&self) {
+        self.record.save_later(self.accepted.clone());
+        self.store.save_later(self.state.clone());
     }
 
     fn candidate(&self, understood: Understood) -> Result<Candidate, ApiError> {
@@ -335,7 +351,52 @@ impl Daemon {
                 .map(finding)
                 .chain(fit::warnings(&candidate.world.model))
                 .collect(),
+            disruptions: self.disruptions(candidate),
         }
+    }
+
+    /// Changes that break nearly all connections of a service. How many are open is not known: a slot at rest keeps no flow. What is known
+    /// is said, packets per second and remembered flows.
+    fn disruptions(&self, candidate: &Candidate) -> Vec<String> {
+        let known = |service: &Service| {
+            let remembered = self
+                .transitions
+                .remembered
+                .get(&tag(service.key()))
+                .copied()
+                .unwrap_or(0);
+            let rate = self.rate_of(service).packets_per_second;
+            format!(
+                "{rate:.0} packets/s now; {remembered} flows are remembered, and those of slots at rest are not counted"
+            )
+        };
+        let mut lines = Vec::new();
+        for (service, changes) in diff::disruptions(&self.world.model, &candidate.world.model) {
+            lines.push(format!(
+                "service {:?}: {} sends nearly every open connection to another backend, which breaks it: {}",
+                service.name,
+                changes.join(", "),
+                known(service)
+            ));
+        }
+        lines
+    }
+}
+
+/// Where a configuration comes from.
+struct Origin {
+    /// The file's name; nothing: a pipe.
+    file: Option<String>,
+    /// Hash of the file named on the command line, taken when this one was read.
+    own_file: Option<u64>,
+    by: Acceptance,
+}
+
+/// A refusal with the first of its errors.
+fn first_of(name: &str, refused: &ApiError) -> String {
+    match refused.details.first() {
+        Some(first) => format!("{refused}, the first is {name}:{}: {}", place(first), first.message),
+        None => refused.to_string(),
     }
 }
 

@@ -145,6 +145,11 @@ impl Kernel {
         })
     }
 
+    /// Where this instance keeps its state.
+    pub fn state_folder(&self) -> &Path {
+        &self.instance.state
+    }
+
     /// Whether the tables are those of an earlier daemon.
     pub fn taken_over(&self) -> bool {
         self.balancer.taken_over

@@ -4,13 +4,16 @@
 //! | --- | --- |
 //! | [`world`] | what is known; pure |
 //! | [`kernel`] | the hold on program, maps and links |
-//! | [`state`] | what must survive a crash |
+//! | [`state`] | what an operator said, kept for the next daemon |
+//! | [`accepted`] | the configuration that was accepted last, kept for the next daemon |
+//! | [`trouble`] | what would otherwise be seen only in the log |
 //! | `start` | from the command line to the loop |
 //! | `ahead` | another configuration is read and its rings are populated, beside the loop |
 //! | `configure` | another configuration: plan, apply, report |
 //! | `paths` | how the probes of each backend travel |
 //! | `offloads` | what drivers do with frames before the program sees them |
 //! | `operator` | drain, disable, weight |
+//! | `choice` | which configuration a daemon starts with |
 //! | `bring` | what is wanted, to the kernel |
 //! | `before` | what an earlier daemon left |
 //! | `inputs` | what comes into the loop |
@@ -30,11 +33,13 @@
 //! | `rates` | packets per second |
 //! | `sweep` | slots that changed owner, on their way back to rest |
 
+pub mod accepted;
 mod ahead;
 mod answers;
 mod attached;
 mod before;
 mod bring;
+mod choice;
 mod clock;
 mod configure;
 mod counts;
@@ -54,13 +59,13 @@ mod start;
 pub mod state;
 mod sweep;
 mod tell;
+pub mod trouble;
 mod unusual;
 mod wayless;
 pub mod world;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -77,6 +82,7 @@ use crate::load::agent::{Agents, Word};
 use crate::model::Service;
 use crate::netlink::{Addresses, Answer, LinkChanges, Watcher};
 use crate::policy::Now;
+use accepted::{Accepted, Record};
 use ahead::{Ahead, Purpose, Ready, Source};
 use attached::Attached;
 use drain::Drain;
@@ -89,6 +95,7 @@ use positions::Positions;
 use rates::Rates;
 use state::{State, Store};
 use sweep::Transitions;
+use trouble::{Topic, Troubles};
 use wayless::Wayless;
 use world::World;
 
@@ -142,10 +149,10 @@ struct Daemon {
     state: State,
     positions: Positions,
     source: ConfigSource,
-    /// The file named on the command line.
-    file: PathBuf,
-    /// XXH3-64 of that file's text when it was last read.
-    file_hash: u64,
+    /// The configuration in force, and where it is kept.
+    accepted: Accepted,
+    record: Record,
+    troubles: Troubles,
     rates: Rates,
     transitions: Transitions,
     /// Backends that are draining, by service and name.
@@ -225,10 +232,7 @@ impl Daemon {
             }
             Event::Unreachable(Unreachable { address, refused }) => self.checker.expedite(address, refused),
             Event::Links(changes) => self.on_links(changes).await,
-            Event::Reload => {
-                let source = Source::File(self.file.clone());
-                self.ahead.read(&self.world, source, Purpose::Reload);
-            }
+            Event::Reload => self.ahead.read(&self.world, Source::OwnFile, Purpose::Reload(None)),
             Event::Ready(ready) => self.take_config(*ready).await,
             Event::Tick => {
                 self.rates.sample(&self.kernel);
@@ -246,6 +250,7 @@ impl Daemon {
                 self.tend_drains();
                 self.tend_latencies();
                 self.tend_positions();
+                self.tend_files();
             }
             Event::Agent(id, word) => self.note_word(id, word),
             Event::Due => {
@@ -263,11 +268,22 @@ impl Daemon {
         self.tend_positions();
         self.positions.finish();
         self.store.finish();
+        self.record.finish();
         self.tell(Note::new(EventKind::DaemonStopped, Cause::Daemon).because(reason));
         info!(
             reason,
             "stopping; the kernel goes on balancing with what it has, `lbd detach` would end that"
         );
+    }
+
+    /// Tries again to write what could not be written; called every second.
+    fn tend_files(&self) {
+        if self.troubles.has(Topic::LastGood) {
+            self.record.save_later(self.accepted.clone());
+        }
+        if self.troubles.has(Topic::Overrides) {
+            self.store.save_later(self.state.clone());
+        }
     }
 
     fn note_health(&mut self, event: HealthEvent) {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,7 +15,9 @@ use tracing::warn;
 
 use super::Daemon;
 use super::later::Later;
+use super::trouble::{Topic, Troubles};
 use super::world::Left;
+use crate::private::{self, Durability};
 
 /// How long a daemon that stops waits for the disk.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,24 +37,35 @@ pub struct Positions {
 
 impl Positions {
     /// Those in a folder, as an earlier daemon left them. What cannot be read is nothing: they are a help, no more.
-    pub fn load(folder: &Path) -> Self {
-        let path = folder.join("positions.json");
-        let kept = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                warn!(path = %path.display(), %error, "not read: damping, slow starts and delayed failbacks begin anew, and who is down is told of again");
-                All::new()
-            }),
-            Err(_) => All::new(),
+    pub fn load(folder: &Path, troubles: &Troubles) -> Self {
+        let path = path_in(folder);
+        let read = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(All::new()),
+            Err(error) => Err(error.to_string()),
         };
+        let kept = read.unwrap_or_else(|error| {
+            warn!(path = %path.display(), error, "not read: {LOST}");
+            // A file that stays in the way is written over.
+            if let Err(error) = private::set_aside(&path) {
+                warn!(path = %path.display(), %error, "cannot be moved away");
+            }
+            All::new()
+        });
         let failing = Arc::new(AtomicBool::new(false));
         let failed = Arc::clone(&failing);
+        let troubles = troubles.clone();
         Self {
             later: Later::new(move |all| {
-                let written = write(&path, all).inspect_err(|error| {
-                    if !failed.load(Ordering::Relaxed) {
-                        warn!(path = %path.display(), %error, "where backends stand on their way is not kept");
-                    }
-                });
+                let written = write(&path, all);
+                let line = written
+                    .as_ref()
+                    .err()
+                    .map(|error| format!("where backends stand on their way is not kept: {error}"));
+                if let Some(line) = line.as_ref().filter(|_| !failed.load(Ordering::Relaxed)) {
+                    warn!("{line}");
+                }
+                troubles.set(Topic::Positions, line);
                 failed.store(written.is_err(), Ordering::Relaxed);
             }),
             kept,
@@ -87,28 +100,29 @@ impl Positions {
     }
 }
 
-fn write(path: &Path, all: &All) -> io::Result<()> {
-    let new = path.with_extension("json.new");
-    fs::write(&new, serde_json::to_vec(all)?)?;
-    fs::rename(&new, path)
+/// What a daemon that cannot read them does not know.
+pub const LOST: &str =
+    "damping, slow starts, drain times and delayed failbacks begin anew, and who is down is reported again";
+
+/// Where they are in a state folder.
+pub fn path_in(folder: &Path) -> PathBuf {
+    folder.join("positions.json")
 }
 
-/// Forgets them.
-///
-/// # Errors
-/// If the file cannot be removed.
-pub fn remove(folder: &Path) -> io::Result<()> {
-    match fs::remove_file(folder.join("positions.json")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+fn write(path: &Path, all: &All) -> io::Result<()> {
+    private::replace(path, &serde_json::to_vec(all)?, Durability::Unsynced).map_err(io::Error::other)
 }
 
 impl Daemon {
     /// Keeps where backends stand, if that may have changed; called every second.
     pub(super) fn tend_positions(&mut self) {
         if self.positions.is_stale() {
-            let left = self.world.left(|address| self.wayless.is_told(address), super::now());
+            let mut left = self.world.left(|address| self.wayless.is_told(address), super::now());
+            for (service, moving) in self.moving() {
+                if !moving.is_empty() {
+                    left.entry(service).or_default().moving = moving;
+                }
+            }
             self.positions.keep(left);
         }
     }
@@ -123,7 +137,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_read_and_what_is_strange_is_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut positions = Positions::load(folder.path());
+        let mut positions = Positions::load(folder.path(), &Troubles::default());
         assert_eq!(positions.kept(), &All::new());
         let one = Position {
             way: Some(Way::Waiting),
@@ -142,23 +156,24 @@ mod tests {
         let web = Left {
             mode: Some(crate::policy::Mode::LastResort),
             backends: [("web-1".to_owned(), one)].into(),
+            moving: [("0123456789abcdef".to_owned(), 77)].into(),
+            ..Left::default()
         };
         let all: All = [("web".to_owned(), web)].into();
         positions.keep(all.clone());
         positions.finish();
         assert!(!positions.is_stale());
-        assert_eq!(Positions::load(folder.path()).kept(), &all);
+        assert_eq!(Positions::load(folder.path(), &Troubles::default()).kept(), &all);
         fs::write(folder.path().join("positions.json"), "[1").expect("written");
-        assert_eq!(Positions::load(folder.path()).kept(), &All::new());
-        remove(folder.path()).expect("removed");
-        remove(folder.path()).expect("gone already");
-        assert_eq!(Positions::load(folder.path()).kept(), &All::new());
+        assert_eq!(Positions::load(folder.path(), &Troubles::default()).kept(), &All::new());
+        private::remove(&path_in(folder.path())).expect("removed");
+        assert_eq!(Positions::load(folder.path(), &Troubles::default()).kept(), &All::new());
     }
 
     #[test]
     fn one_that_cannot_be_written_is_tried_again() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut positions = Positions::load(&folder.path().join("missing"));
+        let mut positions = Positions::load(&folder.path().join("missing"), &Troubles::default());
         positions.keep([("web".to_owned(), Left::default())].into());
         positions.finish();
         assert!(positions.is_stale());

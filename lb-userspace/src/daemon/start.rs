@@ -6,23 +6,26 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use lb_common::map::ServiceKey;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
-use xxhash_rust::xxh3::xxh3_64;
 
+use super::accepted::{self, Record};
 use super::ahead::Ahead;
 use super::attached::Attached;
+use super::choice::{self, Chosen, OwnFile};
 use super::configure::unix_ms;
 use super::fits::Fits;
 use super::kernel::{ControlError, Kernel};
 use super::loads::Latencies;
 use super::offloads::{self, Offloads};
 use super::paths::Paths;
-use super::positions::{self, Positions};
+use super::positions::Positions;
 use super::rates::Rates;
-use super::state::{State, StateError, Store};
-use super::sweep::Transitions;
+use super::state::{self, State, StateError, Store};
+use super::sweep::{Since, Transitions};
+use super::trouble::{Topic, Troubles};
 use super::wayless::Wayless;
 use super::world::World;
 use super::{Daemon, Event, before, inputs, kernel};
@@ -30,12 +33,12 @@ use crate::alerts::Alerts;
 use crate::api::events::{Cause, EventKind};
 use crate::api::server::{self, Timeouts};
 use crate::api::socket::{self, SocketError};
-use crate::api::types::{Acceptance, ConfigSource};
+use crate::api::types::ConfigSource;
 use crate::bpf::instance::{Instance, InstanceError};
 use crate::bpf::links::AttachError;
 use crate::bpf::rival::{self, Rival};
 use crate::bpf::vanished;
-use crate::config::{self, Errors, Parsed};
+use crate::config::{Errors, Parsed};
 use crate::health::{self, Checker, State as Health, TargetId};
 use crate::journal::{self, Journal, Note};
 use crate::load::agent::Agents;
@@ -45,6 +48,7 @@ use crate::object;
 use crate::path::{self, PathError};
 use crate::plan::Scope;
 use crate::policy::Change;
+use crate::private::{self, ReplaceError};
 
 /// Why the daemon does not run.
 #[derive(Debug, Error)]
@@ -79,9 +83,9 @@ pub enum DaemonError {
     /// The file of events.
     #[error("cannot remove the file of events: {0}")]
     Events(io::Error),
-    /// The file of positions.
-    #[error("cannot remove the file of positions: {0}")]
-    Positions(io::Error),
+    /// A file of the state folder.
+    #[error(transparent)]
+    Remove(#[from] ReplaceError),
     /// What probes left behind.
     #[error(transparent)]
     Probes(#[from] PathError),
@@ -102,64 +106,46 @@ const FIRST_WAYS: Duration = Duration::from_secs(3);
 /// Whatever keeps it from starting. What an earlier daemon left in the kernel is untouched then, unless it was already being
 /// brought up to date.
 pub async fn run(file: &Path, socket: &Path) -> Result<(), DaemonError> {
-    let Parsed { model, warnings } = config::load(file).map_err(DaemonError::Config)?;
-    let file_hash = std::fs::read(file).map_or(0, |bytes| xxh3_64(&bytes));
+    let own = OwnFile::read(file);
     let (instance, _lock) = Instance::claim()?;
     if let Some(rival) = rival::find(&all_links().await?, &instance.pins).map_err(ControlError::from)? {
         instance.tidy();
         return Err(rival.into());
     }
     vanished::remove(&instance);
-    let done = run_here(file, socket, &instance, Parsed { model, warnings }, file_hash).await;
+    let done = run_here(file, socket, &instance, own).await;
     if done.is_err() {
         instance.tidy();
     }
     done
 }
 
-async fn run_here(
-    file: &Path,
-    socket: &Path,
-    instance: &Instance,
-    parsed: Parsed,
-    file_hash: u64,
-) -> Result<(), DaemonError> {
+async fn run_here(file: &Path, socket: &Path, instance: &Instance, own: OwnFile) -> Result<(), DaemonError> {
+    let troubles = Troubles::default();
     let bound = socket::bind(socket)?;
-    let store = Store::in_folder(&instance.state);
-    let state = store.load()?;
-    let mut source = ConfigSource {
-        file: Some(file.display().to_string()),
-        accepted_unix_ms: unix_ms(),
-        by: Acceptance::Start,
-    };
-    let Parsed {
-        mut model,
-        mut warnings,
-    } = parsed;
-    if let Some(applied) = state.applied.as_ref().filter(|applied| applied.newer_than == file_hash) {
-        let name = applied.file.as_deref().unwrap_or("-");
-        match config::parse(&applied.toml, name) {
-            Ok(parsed) => {
-                warn!(
-                    applied = name,
-                    file = %file.display(),
-                    "serving what `lbctl apply` brought: the file has not changed since; change or apply it to return to it"
-                );
-                (model, warnings) = (parsed.model, parsed.warnings);
-                source = ConfigSource {
-                    file: applied.file.clone(),
-                    accepted_unix_ms: applied.accepted_unix_ms,
-                    by: Acceptance::Apply,
-                };
-            }
-            Err(errors) => {
-                warn!(applied = name, %errors, "what was applied last is not accepted any more: the file counts")
-            }
-        }
-    }
+    let store = Store::in_folder(&instance.state, troubles.clone());
+    let state = choice::unless_unreadable(store.load(), &state::path_in(&instance.state))?;
+    let record = Record::in_folder(&instance.state, troubles.clone());
+    let last = choice::unless_unreadable(record.load(), &accepted::path_in(&instance.state))?;
+    let Chosen {
+        parsed: Parsed { model, warnings },
+        accepted,
+        problem,
+        notes,
+    } = choice::choose_at_start(file, own, last, unix_ms()).map_err(DaemonError::Config)?;
     for warning in &warnings {
         warn!("{}", warning.headline());
     }
+    let source = ConfigSource {
+        file: accepted.file.clone(),
+        accepted_unix_ms: accepted.accepted_unix_ms,
+        by: accepted.by,
+        problem,
+    };
+    // What was dropped stays a warning until the next configuration.
+    let dropped = notes.iter().filter(|note| note.kind == EventKind::ConfigDropped);
+    let mut config_warnings: Vec<String> = dropped.map(|note| note.why.clone()).collect();
+    config_warnings.extend(warnings.iter().map(|warning| warning.headline().to_string()));
     match health::raise_file_limit() {
         Ok(limit) => info!(limit, "open files"),
         Err(error) => warn!(%error, "the limit of open files cannot be raised"),
@@ -167,7 +153,7 @@ async fn run_here(
 
     let fresh = !kernel::installed(instance);
     let (ways_sender, ways) = mpsc::channel(64);
-    let positions = Positions::load(&instance.state);
+    let positions = Positions::load(&instance.state, &troubles);
     let prepared = prepare(instance.clone(), fresh, model, &state, &positions, ways_sender.clone()).await;
     let Prepared {
         world,
@@ -175,6 +161,7 @@ async fn run_here(
         watcher,
         generation,
         changes,
+        moving,
     } = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -193,7 +180,11 @@ async fn run_here(
             Some(alerts)
         }
         Err(error) => {
-            warn!(%error, "no thread for alerts: nobody is told of events");
+            trouble(
+                &troubles,
+                Topic::Alerts,
+                format!("no thread for alerts, no receiver gets events: {error}"),
+            );
             None
         }
     };
@@ -205,7 +196,8 @@ async fn run_here(
     let agents = match agents {
         Ok(agents) => Some(agents),
         Err(error) => {
-            warn!(%error, "no thread for agents: weights do not follow what backends report");
+            let line = format!("no thread for agents, weights do not follow what backends report: {error}");
+            trouble(&troubles, Topic::Agents, line);
             None
         }
     };
@@ -216,7 +208,7 @@ async fn run_here(
     let wayless = Wayless::resume(&positions);
     // Slots of an earlier daemon may be on their way.
     let services = world.model.services.iter().map(|service| service.key()).collect();
-    let ahead = Ahead::start(events.clone()).map_err(DaemonError::Ahead)?;
+    let ahead = Ahead::start(file.to_owned(), events.clone()).map_err(DaemonError::Ahead)?;
     let mut daemon = Daemon {
         world,
         ahead,
@@ -233,8 +225,9 @@ async fn run_here(
         state,
         positions,
         source,
-        file: file.to_owned(),
-        file_hash,
+        accepted,
+        record,
+        troubles,
         rates: Rates::default(),
         transitions: Transitions::of(services),
         drains: HashMap::new(),
@@ -245,11 +238,12 @@ async fn run_here(
         alerts,
         events: events.clone(),
         started: Instant::now(),
-        config_warnings: warnings.iter().map(|warning| warning.headline().to_string()).collect(),
+        config_warnings,
         stale: BTreeSet::new(),
         held: BTreeMap::new(),
         stuck: std::collections::BTreeMap::new(),
     };
+    daemon.transitions.resume(moving);
     // Whoever is up already served before.
     let world = &daemon.world;
     let new = world.model.services.iter().filter(|service| {
@@ -286,9 +280,14 @@ async fn run_here(
             .change("", format!("lbd {version}"))
             .because(taken_over),
     );
+    for note in notes {
+        daemon.tell(note);
+    }
     for (service, change) in changes {
         daemon.tell_changes(&service, vec![change]);
     }
+    // In force: from now on it is the last good one.
+    daemon.record.save_later(daemon.accepted.clone());
     info!(generation, services, taken_over = daemon.kernel.taken_over(), socket = %socket.display(), "serving");
     daemon.serve(receiver).await;
     drop(stop);
@@ -300,6 +299,11 @@ async fn run_here(
     Ok(())
 }
 
+fn trouble(troubles: &Troubles, topic: Topic, line: String) {
+    warn!("{line}");
+    troubles.set(topic, Some(line));
+}
+
 /// What serves already, before the loop begins.
 struct Prepared {
     world: World,
@@ -308,6 +312,8 @@ struct Prepared {
     generation: u64,
     /// What is not as an earlier daemon left it.
     changes: Vec<(String, Change)>,
+    /// Since when slots move.
+    moving: Vec<(ServiceKey, Vec<Since>)>,
 }
 
 /// Brings the kernel to what the model wants, from whatever is there.
@@ -334,6 +340,8 @@ async fn prepare(
     let watcher = Watcher::start(ways, model.node.gateway_mac)?;
     let mut world = World::new(model, state.overrides.clone());
     world.interfaces = interfaces;
+    before::resume_leaving(&mut world, &kernel, positions);
+    let moving = before::moving(&world, &kernel, positions);
     watcher.watch(world.questions());
     world.note_answers(watcher.resolve_all(FIRST_WAYS).await?);
     world.own_addresses = watcher.addresses().borrow().clone().unwrap_or_default();
@@ -380,7 +388,11 @@ async fn prepare(
             kernel.apply(&plan).map_err(ControlError::from)?;
             kernel.attach(interfaces, *xdp_mode, &awaited).await?;
         }
-        None => kernel.reload(&world.model, &wanted, &awaited).await?,
+        None => {
+            // New tables remember no flow.
+            world.dismiss_all();
+            kernel.reload(&world.model, &world.wanted_all(), &awaited).await?;
+        }
     }
     let generation = kernel.next_generation().map_err(ControlError::from)?;
     Ok(Prepared {
@@ -389,6 +401,7 @@ async fn prepare(
         watcher,
         generation,
         changes,
+        moving,
     })
 }
 
@@ -406,8 +419,9 @@ pub async fn detach() -> Result<usize, DaemonError> {
     let detached = super::kernel::detach(&instance)?;
     path::clear()?;
     offloads::restore_all(&instance.state);
-    Store::in_folder(&instance.state).remove()?;
-    positions::remove(&instance.state).map_err(DaemonError::Positions)?;
+    for path in choice::kept_files(&instance.state) {
+        private::remove(&path)?;
+    }
     journal::remove(&instance.state).map_err(DaemonError::Events)?;
     instance.tidy();
     Ok(detached)

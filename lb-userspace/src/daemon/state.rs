@@ -1,11 +1,11 @@
-//! What must survive a crash: the configuration that was accepted last, and the operator's overrides.
+//! What must survive a crash: the operator's overrides. The configuration that was accepted last has a file of its own: [`accepted`](super::accepted).
 //!
 //! One JSON file, written beside its place, synced, and renamed into it: whenever the process or the machine stops, the old
 //! state is there or the new one.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -14,26 +14,19 @@ use tracing::error;
 
 use super::later::Later;
 use super::positions::PATIENCE;
+use super::trouble::{Topic, Troubles};
 use crate::api::types::Admin;
 use crate::policy::ramp::Ramp;
+use crate::private::{self, Durability, ReplaceError};
 
 /// Why the state could not be read or kept.
 #[derive(Debug, Error)]
 pub enum StateError {
     /// The file system.
-    #[error("cannot {action} {path}: {source}")]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] ReplaceError),
     /// The file is not what this daemon writes.
-    #[error(
-        "{path} is not a state file of this version ({problem}): move it away to start from the configuration file alone"
-    )]
+    #[error("{path} is not a state file of this version ({problem})")]
     Unreadable {
         /// Which file.
         path: PathBuf,
@@ -46,24 +39,8 @@ pub enum StateError {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// A configuration that came through the API after the start, if one did.
-    pub applied: Option<Applied>,
     /// The operator's overrides: service, backend.
     pub overrides: BTreeMap<String, BTreeMap<String, Override>>,
-}
-
-/// A configuration that came through the API.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Applied {
-    /// Its text.
-    pub toml: String,
-    /// The file's name, as its sender gave it.
-    pub file: Option<String>,
-    /// When it was accepted.
-    pub accepted_unix_ms: u64,
-    /// XXH3-64 of the text of the file that the daemon was started with: as long as that is the same, this one is newer.
-    pub newer_than: u64,
 }
 
 /// What an operator has set differently from the file.
@@ -109,15 +86,18 @@ pub struct Store {
 
 impl Store {
     /// The store in a folder.
-    pub fn in_folder(folder: &Path) -> Self {
-        let path = folder.join("state.json");
+    pub fn in_folder(folder: &Path, troubles: Troubles) -> Self {
+        let path = path_in(folder);
         let place = path.clone();
         Self {
             path,
             later: Later::new(move |state| {
-                if let Err(error) = write(&place, state) {
-                    error!(%error, "the overrides on the disk are old");
+                let line = write(&place, state).err();
+                let line = line.map(|error| format!("the overrides on the disk are old: {error}"));
+                if let Some(line) = &line {
+                    error!("{line}");
                 }
+                troubles.set(Topic::Overrides, line);
             }),
         }
     }
@@ -130,7 +110,14 @@ impl Store {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
-            Err(source) => return Err(failed("read", &self.path, source)),
+            Err(source) => {
+                return Err(ReplaceError {
+                    action: "read",
+                    path: self.path.clone(),
+                    source,
+                }
+                .into());
+            }
         };
         serde_json::from_slice(&bytes).map_err(|problem| StateError::Unreadable {
             path: self.path.clone(),
@@ -155,45 +142,21 @@ impl Store {
     pub fn finish(&self) {
         self.later.finish(PATIENCE);
     }
+}
 
-    /// Forgets the state.
-    ///
-    /// # Errors
-    /// If the file cannot be removed.
-    pub fn remove(&self) -> Result<(), StateError> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &self.path, error)),
-            _ => Ok(()),
-        }
-    }
+/// Where it is in a state folder.
+pub fn path_in(folder: &Path) -> PathBuf {
+    folder.join("state.json")
 }
 
 /// On the disk when this returns.
 fn write(path: &Path, state: &State) -> Result<(), StateError> {
-    let new = path.with_extension("json.new");
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&new)?;
-        serde_json::to_writer_pretty(&mut file, state)?;
-        file.write_all(b"\n")?;
-        file.sync_all()
-    };
-    write().map_err(|source| {
-        // What was written of it may fill the disk.
-        let _ = fs::remove_file(&new);
-        failed("write", &new, source)
-    })?;
-    fs::rename(&new, path).map_err(|source| failed("replace", path, source))?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let sync = || File::open(folder)?.sync_all();
-    sync().map_err(|source| failed("sync", folder, source))
-}
-
-fn failed(action: &'static str, path: &Path, source: io::Error) -> StateError {
-    StateError::File {
-        action,
+    let mut json = serde_json::to_vec_pretty(state).map_err(|problem| StateError::Unreadable {
         path: path.to_owned(),
-        source,
-    }
+        problem,
+    })?;
+    json.push(b'\n');
+    Ok(private::replace(path, &json, Durability::Synced)?)
 }
 
 #[cfg(test)]
@@ -209,12 +172,6 @@ mod tests {
             ramp: None,
         };
         State {
-            applied: Some(Applied {
-                toml: "x".into(),
-                file: None,
-                accepted_unix_ms: 1,
-                newer_than: 2,
-            }),
             overrides: [("web".to_owned(), [("web-1".to_owned(), one)].into())].into(),
         }
     }
@@ -222,12 +179,12 @@ mod tests {
     #[test]
     fn what_is_saved_is_loaded_and_half_a_file_changes_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Store::in_folder(folder.path());
+        let store = Store::in_folder(folder.path(), Troubles::default());
         assert_eq!(store.load().expect("no file is no state"), State::default());
         store.save(&state()).expect("saved");
         fs::write(folder.path().join("state.json.new"), "{ \"appl").expect("written");
         assert_eq!(store.load().expect("loaded"), state());
-        store.remove().expect("removed");
+        private::remove(&path_in(folder.path())).expect("removed");
         assert_eq!(store.load().expect("loaded"), State::default());
         store.save_later(state());
         store.finish();
@@ -237,7 +194,7 @@ mod tests {
     #[test]
     fn a_state_that_cannot_be_written_leaves_the_old_one() {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Store::in_folder(folder.path());
+        let store = Store::in_folder(folder.path(), Troubles::default());
         store.save(&state()).expect("saved");
         fs::create_dir(folder.path().join("state.json.new")).expect("a folder in the way");
         let error = store.save(&State::default()).expect_err("a folder is in the way");
@@ -249,7 +206,9 @@ mod tests {
     fn a_strange_file_is_named() {
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("state.json"), "[]").expect("written");
-        let error = Store::in_folder(folder.path()).load().expect_err("not a state");
+        let error = Store::in_folder(folder.path(), Troubles::default())
+            .load()
+            .expect_err("not a state");
         assert!(error.to_string().contains("state.json is not a state file"), "{error}");
     }
 }

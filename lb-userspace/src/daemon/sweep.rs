@@ -7,7 +7,7 @@ mod rest;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use lb_common::map::{BackendNumber, ServiceKey};
@@ -15,20 +15,46 @@ use tracing::{debug, error};
 
 use self::read::Lives;
 pub(super) use self::read::{Sweep, tag};
-pub(super) use self::rest::Transitions;
+pub(super) use self::rest::{Since, Transitions, boot_instant};
 use super::Daemon;
+use super::trouble::Topic;
 use crate::model::{Tracking, identity};
 
 /// How often the flow table is read at most.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Daemon {
+    /// Since when slots move, for the next daemon: by service, and by the identity of the backend that they move away from.
+    pub(super) fn moving(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        let layout = self.kernel.layout();
+        let mut all = BTreeMap::new();
+        for service in self
+            .world
+            .model
+            .services
+            .iter()
+            .filter(|service| self.transitions.since.contains_key(&service.key()))
+        {
+            let Some(installed) = layout.services.get(&service.key()) else {
+                continue;
+            };
+            let by_number = self.transitions.moving(service.key()).into_iter();
+            let named = by_number.filter_map(|(number, ms)| {
+                let identity = installed.identities.get(usize::from(number))?;
+                Some((format!("{identity:016x}"), ms))
+            });
+            all.insert(service.name.clone(), named.collect());
+        }
+        all
+    }
+
     /// Looks after slots that are not stable; called every second.
     pub(super) fn tend_slots(&mut self) {
         let keys: Vec<ServiceKey> = self.transitions.services.iter().copied().collect();
         if keys.is_empty() {
             return;
         }
+        let moved = !self.transitions.since.is_empty();
         let services = self.world.model.services.iter().enumerate();
         let by_key: HashMap<ServiceKey, usize> = services.map(|(index, service)| (service.key(), index)).collect();
         let layout = self.kernel.layout();
@@ -64,6 +90,8 @@ impl Daemon {
                 }
             }
         }
+        // Since when they move is kept.
+        self.positions.stale |= moved || !self.transitions.since.is_empty();
         self.start_sweep();
     }
 
@@ -176,8 +204,14 @@ impl Daemon {
         self.transitions.sweeping = false;
         self.transitions.last_sweep = Some(Instant::now());
         if let Err(error) = &sweep.outcome {
-            return error!(%error, "the flow table could not be read to its end");
+            let line = format!(
+                "the flow table could not be read to its end, so slots that moved do not come to rest: {error}"
+            );
+            error!("{line}");
+            self.troubles.set(Topic::Flows, Some(line));
+            return;
         }
+        self.troubles.set(Topic::Flows, None);
         self.transitions.remembered = sweep.live.iter().map(|(tag, live)| (*tag, live.count)).collect();
         let tags = sweep.live.iter();
         let owners =

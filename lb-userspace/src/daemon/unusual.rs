@@ -9,7 +9,7 @@ use super::answers::unix_ms_of;
 use super::configure::unix_ms;
 use crate::api::types::{Admin, ServiceMode, Standing, StandingState};
 use crate::health::{Outcome, TargetId};
-use crate::model::{Backend, Forward, Service, Weights};
+use crate::model::{Backend, Forward, Service, Weights, identity};
 use crate::policy::{self, Mode, WHOLE};
 
 /// Services that a node's status speaks of one by one.
@@ -142,6 +142,7 @@ impl Daemon {
         lines.extend(self.without_source_of(service));
         lines.extend(self.silent_agents_of(service));
         lines.extend(self.misfit(service));
+        lines.extend(self.leaving_of(service));
         lines
     }
 
@@ -156,6 +157,19 @@ impl Daemon {
         let first = lacking.next()?;
         let why = self.world.backend_now(service, first).err()?;
         Some(format!("{}{}: {why}", first.name, and_more(lacking.count())))
+    }
+
+    /// Backends that were taken out of the configuration and are not gone yet, in a line.
+    fn leaving_of(&self, service: &Service) -> Option<String> {
+        let leaving = self.world.leaving(service.key());
+        let first = leaving.first()?;
+        let flows = |backend: &Backend| self.transitions.remembered_of(service.key(), identity(&backend.name));
+        let remembered: u64 = leaving.iter().map(flows).sum();
+        Some(format!(
+            "{}{}: taken out of the configuration, still served for the connections that are open ({remembered} remembered); new tables or `lbd detach` would end these",
+            first.name,
+            and_more(leaving.len() - 1)
+        ))
     }
 
     /// Agents that do not answer, in a line.

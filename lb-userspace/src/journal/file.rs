@@ -3,7 +3,7 @@
 //! It is never synced: what the machine had not written when it lost power is lost, and what it had half written is skipped.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -13,6 +13,7 @@ use std::time::Duration;
 use tracing::{error, warn};
 
 use crate::api::events::Event;
+use crate::private;
 
 /// Bytes after which a file is put aside: some 20,000 events.
 const LONGEST: u64 = 4 << 20;
@@ -203,7 +204,7 @@ impl Pen {
 
 /// Opens for appending, at the beginning of a line.
 fn open(path: &Path) -> io::Result<(File, u64)> {
-    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+    let mut file = private::options().read(true).append(true).create(true).open(path)?;
     let mut length = file.metadata()?.len();
     if length > 0 {
         file.seek(SeekFrom::End(-1))?;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::SecretSource;
 use crate::api::events::{EventKind, Severity};
 
 /// One receiver of alerts.
@@ -25,8 +26,8 @@ pub struct Alert {
 pub enum AlertWay {
     /// A POST of the event as JSON.
     Webhook {
-        /// `http://…` or `https://…`.
-        url: String,
+        /// `http://…` or `https://…`; it may hold a token.
+        url: SecretSource,
         /// The authorities that its server may have a certificate of, instead of this host's.
         ca_file: Option<PathBuf>,
     },

@@ -37,6 +37,7 @@ pub(crate) fn status() -> Status {
             file: Some("/etc/lbd/edge.toml".to_owned()),
             accepted_unix_ms: NOW - 2 * HOUR - 5 * MINUTE,
             by: Acceptance::Apply,
+            problem: None,
         },
         interfaces: vec![
             Interface {

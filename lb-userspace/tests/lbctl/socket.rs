@@ -91,6 +91,7 @@ fn answer(call: Call) {
         Call::Service { name, answer } if name == "web" => answer.send(Ok(samples::service())),
         Call::Service { name, answer } => answer.send(Err(ApiError::unknown_service(&name, ["web", "dns"]))),
         Call::Stats(answer) => answer.send(Ok(samples::stats())),
+        Call::Reload(answer) => answer.send(Ok(samples::apply())),
         Call::Lookup {
             service,
             source,

@@ -15,6 +15,10 @@ fn web() -> File {
 impl Site {
     /// What `lbd` says when it does not start, and must: exit code 1 within some seconds.
     fn refusal(&self, file: &str, more: &[&str]) -> Result<String> {
+        self.refusal_with(1, file, more)
+    }
+
+    fn refusal_with(&self, code: u8, file: &str, more: &[&str]) -> Result<String> {
         let path = self.scratch.write("refused.toml", file)?.display().to_string();
         let lbd = self.programs.lbd.display().to_string();
         let words = [&["10", &lbd, "run", "--config", &path], more].concat();
@@ -22,7 +26,7 @@ impl Site {
             Ok(text) => panic!("lbd ended well: {text}"),
             Err(error) => {
                 let error = format!("{error:#}");
-                assert!(error.contains("exit status: 1\n"), "{error}");
+                assert!(error.contains(&format!("exit status: {code}\n")), "{error}");
                 Ok(error)
             }
         }
@@ -65,7 +69,7 @@ fn what_keeps_it_from_starting_is_said_and_nothing_is_left() -> Result<()> {
     let mut wrong = web();
     wrong.services[0].vip = "nowhere".into();
     wrong.services[0].port = 0;
-    let error = site.refusal(&wrong.to_string(), &[])?;
+    let error = site.refusal_with(78, &wrong.to_string(), &[])?;
     assert!(error.contains("nowhere") && error.contains("port"), "{error}");
     let mut file = web();
     file.node = file.node.replace("eth0", "eth7");

@@ -4,6 +4,7 @@
 
 mod apply;
 mod counters;
+mod last_good;
 mod lifecycle;
 mod lookup;
 mod meanwhile;

@@ -75,3 +75,72 @@ fn a_drain_ends_when_its_connections_do() -> Result<()> {
     println!("the last connection ended: the drain {:?} later", begun.elapsed());
     Ok(())
 }
+
+/// A daemon that is restarted more often than `drain_time` settles slots all the same.
+#[test]
+fn the_drain_time_goes_on_over_restarts() -> Result<()> {
+    let site = Site::new(3)?;
+    let mut edge = site.edge("", "drain_time = \"12s\"", &["", "", ""])?;
+    all_up(&edge, 3)?;
+    edge.lbctl(&["backend", "drain", "web", "web-2"])?;
+    let begun = Instant::now();
+    let moving = |edge: &Edge<'_>| -> Result<u64> {
+        let shown = edge.api()?.get("/v1/services/web")?;
+        shown["slots_moving"].as_u64().context("slots_moving")
+    };
+    while begun.elapsed() < Duration::from_secs(10) {
+        sleep(Duration::from_millis(1_500));
+        ensure!(moving(&edge)? > 0, "settled after {:?}, too early", begun.elapsed());
+        edge.kill()?;
+        edge.start_again()?;
+    }
+    let restarted = Instant::now();
+    wait_until(
+        "the slots to settle",
+        Duration::from_secs(8),
+        || Ok(moving(&edge)? == 0),
+    )?;
+    println!(
+        "settled {:?} after the drain began, {:?} after the last restart",
+        begun.elapsed(),
+        restarted.elapsed()
+    );
+    ensure!(
+        begun.elapsed() >= Duration::from_secs(12),
+        "too early: {:?}",
+        begun.elapsed()
+    );
+    Ok(())
+}
+
+/// A backend that is taken out of the file keeps its connections over a restart, and that is said.
+#[test]
+fn a_removed_backend_keeps_its_connections_over_a_restart() -> Result<()> {
+    let site = Site::new(3)?;
+    let mut edge = site.edge("", "drain_time = \"5s\"", &["", "", ""])?;
+    all_up(&edge, 3)?;
+    let mut sessions = site.sessions(120)?;
+    let on_it = sessions.iter().filter(|(_, name)| name == "web-3").count();
+    ensure!(on_it > 10, "{on_it} connections on the backend that goes");
+    let without = site.file("", "drain_time = \"5s\"", &["", ""]);
+    edge.rewrite(&without)?;
+    edge.lbctl(&["reload"])?;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(9) {
+        let lost = broken(&mut sessions);
+        ensure!(lost == 0, "{lost} broken after {:?}", begun.elapsed());
+        let status = edge.lbctl(&["status"])?;
+        ensure!(status.contains("web-3: taken out of the configuration"), "{status}");
+        // What is kept is a second old at most.
+        sleep(Duration::from_millis(1_500));
+        edge.kill()?;
+        edge.start_again()?;
+    }
+    let lost = broken(&mut sessions);
+    ensure!(lost == 0, "{lost} broken at the end");
+    println!("120 connections, {on_it} on the backend that was removed: none broken");
+    drop(sessions);
+    wait_until("it to be gone", Duration::from_secs(60), || {
+        Ok(!edge.lbctl(&["status"])?.contains("web-3"))
+    })
+}

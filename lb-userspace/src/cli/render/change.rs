@@ -17,7 +17,7 @@ pub fn check(report: &CheckReport, view: &View) -> String {
         "{}: {}, {services}, {backends}\n",
         clean(&report.file),
         view.paint(Tone::Good, "valid")
-    )
+    ) + &disruptions(&report.disruptions, view)
 }
 
 /// What would change.
@@ -89,7 +89,12 @@ fn changes(plan: &PlanReport, view: &View) -> String {
     if !writes.is_empty() {
         text.push_str(&view.paragraph(Tone::Faint, "writes: ", "        ", &writes.join(", ")));
     }
-    text
+    text + &disruptions(&plan.disruptions, view)
+}
+
+fn disruptions(lines: &[String], view: &View) -> String {
+    let line = |line: &String| view.paragraph(Tone::Bad, "BREAKS CONNECTIONS: ", "  ", line);
+    lines.iter().map(line).collect()
 }
 
 fn one(change: &Change, view: &View) -> String {

@@ -30,7 +30,11 @@ pub(super) fn detached(detached: &[Detached], view: &View) -> String {
 
 /// The node at a glance; warnings stand last, next to the prompt.
 pub fn status(status: &Status, view: &View) -> String {
+    let problem = status.config.problem.as_deref();
     let mut text = detached(&status.detached, view);
+    text += &problem.map_or_else(String::new, |problem| {
+        view.paragraph(Tone::Bad, "CONFIGURATION: ", "  ", problem)
+    });
     text += &format!(
         "{}  lbd {}, process {}, up {}\n",
         view.paint(Tone::Strong, &clean(&status.node)),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{check, check_warnings};
 use crate::api::events::{EventKind, Severity};
-use crate::model::{Alert, AlertWay, SmtpTls};
+use crate::model::{Alert, AlertWay, SecretSource, SmtpTls};
 
 /// A file with these lines, which begin with line 4.
 fn file(lines: &str) -> String {
@@ -23,7 +23,7 @@ fn every_key_reaches_the_model() {
     let hook = Alert {
         name: "hook".into(),
         way: AlertWay::Webhook {
-            url: "https://hooks.example.com/x?y=1".into(),
+            url: SecretSource::Inline("https://hooks.example.com/x?y=1".to_owned().into()),
             ca_file: Some("/etc/ca.pem".into()),
         },
         least: Severity::Warning,
@@ -72,7 +72,7 @@ fn what_is_wrong_is_named() {
     wrong(
         &HOOK.replace("https://hooks.example.com/x?y=1", "hooks.example.com"),
         &[
-            "7:7: alert \"hook\": url \"hooks.example.com\" is not an address that begins with http:// or https:// and has a host, and no user",
+            "7:7: alert \"hook\": url (not shown, it may hold a secret) is not an address that begins with http:// or https:// and has a host, and no user",
         ],
     );
     wrong(

@@ -10,7 +10,7 @@ use crate::api::report::{Change, ChangeAction, FieldChange, RingChange};
 use crate::api::types::{Forward, HashInput, Protocol, Tracking, Via};
 use crate::daemon::world::World;
 use crate::model::{
-    Alert, AlertWay, Backend, Check, Failback, Failover, Health, Model, Node, Policy, Service, Weights,
+    Alert, AlertWay, Backend, Check, Failback, Failover, Health, Model, Node, Policy, SecretSource, Service, Weights,
 };
 
 type Fields = Vec<(&'static str, String)>;
@@ -130,7 +130,14 @@ fn node(node: &Node, alerts: &[Alert]) -> Fields {
     ];
     for alert in alerts {
         // An address may hold a secret: that it changed is told, and not to what.
-        let all = format!("{alert:?}");
+        let mut all = format!("{alert:?}");
+        if let AlertWay::Webhook {
+            url: SecretSource::Inline(url),
+            ..
+        } = &alert.way
+        {
+            all.push_str(url.expose());
+        }
         let way = match alert.way {
             AlertWay::Webhook { .. } => "webhook",
             AlertWay::Smtp { .. } => "smtp",
@@ -271,6 +278,36 @@ fn backend(backend: &Backend) -> Fields {
 
 fn word(value: impl Debug) -> String {
     format!("{value:?}").to_lowercase()
+}
+
+/// Services of which nearly every flow gets another backend though these stay, as they are before; and what of them changes.
+pub(super) fn disruptions<'a>(before: &'a Model, after: &Model) -> Vec<(&'a Service, Vec<String>)> {
+    let mut found = Vec::new();
+    for new in &after.services {
+        // A flow belongs to the key, whatever the service's name is.
+        let Some(old) = before.services.iter().find(|old| old.key() == new.key()) else {
+            continue;
+        };
+        // One backend has them all, before and after.
+        if old.backends.len() < 2 {
+            continue;
+        }
+        let mut changes = Vec::new();
+        if old.ring_size != new.ring_size {
+            changes.push(format!("ring_size {} → {}", old.ring_size, new.ring_size));
+        }
+        if old.hash != new.hash {
+            let [old, new] = [old.hash, new.hash].map(HashInput::from);
+            changes.push(format!("hash {old} → {new}"));
+        }
+        if before.node.hash_seed != after.node.hash_seed {
+            changes.push("another hash_seed".to_owned());
+        }
+        if !changes.is_empty() {
+            found.push((old, changes));
+        }
+    }
+    found
 }
 
 /// How many slots of each ring that stays belong to another backend afterwards, by the configuration alone, and which part of the

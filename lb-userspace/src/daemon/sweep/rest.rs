@@ -1,14 +1,17 @@
 //! Which slots are on their way, since when, and which have come to rest.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use lb_common::map::{NOBODY, ServiceKey, Slot};
+use lb_common::map::{BackendNumber, NOBODY, ServiceKey, Slot};
 
 use super::read::{Named, Sweep, tag};
 use crate::bpf::tables::Tables;
 use crate::model::Tracking;
 use crate::plan::layout::InstalledService;
+
+/// A slot's position, its state when it was seen first, and when that was.
+pub(in crate::daemon) type Since = (u32, Slot, Instant);
 
 /// Slots on their way, and what is remembered.
 #[derive(Default)]
@@ -16,7 +19,7 @@ pub(in crate::daemon) struct Transitions {
     /// Services that may have slots that are not stable.
     pub(in crate::daemon) services: HashSet<ServiceKey>,
     /// Since when a slot that is not stable has the state that it has, by rising position.
-    pub(super) since: HashMap<ServiceKey, Vec<(u32, Slot, Instant)>>,
+    pub(super) since: HashMap<ServiceKey, Vec<Since>>,
     /// Since when no slot names a backend that left.
     pub(super) unnamed: HashMap<(ServiceKey, u64), Instant>,
     pub(super) sweeping: bool,
@@ -36,6 +39,23 @@ impl Transitions {
             services,
             ..Self::default()
         }
+    }
+
+    /// Takes over since when slots move.
+    pub(in crate::daemon) fn resume(&mut self, since: Vec<(ServiceKey, Vec<Since>)>) {
+        self.since.extend(since);
+    }
+
+    /// Since when slots of a service move away from each backend, by its number: the last of the times, in milliseconds since the host was booted.
+    pub(super) fn moving(&self, key: ServiceKey) -> BTreeMap<BackendNumber, u64> {
+        let mut moving = BTreeMap::new();
+        for (_, slot, at) in self.since.get(&key).into_iter().flatten() {
+            if !slot.is_settled() {
+                let last = moving.entry(slot.previous()).or_insert(0);
+                *last = boot_ms(*at).max(*last);
+            }
+        }
+        moving
     }
 
     /// Flows of a backend that were remembered at the last sweep.
@@ -146,3 +166,26 @@ impl Transitions {
         calmed
     }
 }
+
+/// Milliseconds between the host's boot and a time. `Instant` is this clock (`CLOCK_MONOTONIC`), which nobody sets, and which the tables do not
+/// outlive.
+fn boot_ms(at: Instant) -> u64 {
+    let ago = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+    // Rounded, so that the same time is the same number each time that it is asked for.
+    (boot_now_ms().saturating_sub(ago) + BOOT_STEP / 2) / BOOT_STEP * BOOT_STEP
+}
+
+/// The time that is so many milliseconds after the host's boot; now, if that is to come.
+pub(in crate::daemon) fn boot_instant(ms: u64) -> Option<Instant> {
+    Instant::now().checked_sub(Duration::from_millis(boot_now_ms().saturating_sub(ms)))
+}
+
+fn boot_now_ms() -> u64 {
+    let clock = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    clock.map_or(0, |time| {
+        time.tv_sec() as u64 * 1_000 + time.tv_nsec() as u64 / 1_000_000
+    })
+}
+
+/// How exactly drain times are kept over a restart, in milliseconds.
+const BOOT_STEP: u64 = 100;

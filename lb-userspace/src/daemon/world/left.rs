@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, Load, World};
+use super::{Agent, Load, World, remembers};
+use crate::api;
 use crate::health::{State as Health, TargetId};
 use crate::model::{Backend, Service, Weights};
 use crate::policy::{Mode, Now, Position, Way};
@@ -18,6 +19,23 @@ pub struct Left {
     pub mode: Option<Mode>,
     /// Of whom something is to be remembered.
     pub backends: BTreeMap<String, LeftBackend>,
+    /// Backends that were taken out of the configuration, and serve the flows that they have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub leaving: BTreeMap<String, Leaving>,
+    /// Since when slots move away from a backend (its identity, in hexadecimal digits): milliseconds since this host was booted, as long as the
+    /// tables live. Of several times the last.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub moving: BTreeMap<String, u64>,
+}
+
+/// A backend that was taken out of the configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leaving {
+    /// Where its packets go.
+    pub address: IpAddr,
+    /// How they go there.
+    pub forward: api::types::Forward,
 }
 
 /// Of a backend.
@@ -57,10 +75,44 @@ impl World {
             let backends: BTreeMap<_, _> = service.backends.iter().filter_map(of_backend).collect();
             let mode = self.decided(&service.name).map(|decided| decided.outcome.mode);
             let mode = mode.filter(|mode| !matches!(mode, Mode::Normal | Mode::Starting));
-            let some = mode.is_some() || !backends.is_empty();
-            some.then(|| (service.name.clone(), Left { mode, backends }))
+            let leaving = self.leaving(service.key()).iter();
+            let leaving = leaving.map(|one| {
+                let (address, forward) = (one.address, one.forward.into());
+                (one.name.clone(), Leaving { address, forward })
+            });
+            let left = Left {
+                mode,
+                backends,
+                leaving: leaving.collect(),
+                moving: BTreeMap::new(),
+            };
+            (left != Left::default()).then(|| (service.name.clone(), left))
         };
         self.model.services.iter().filter_map(of_service).collect()
+    }
+
+    /// Takes over the backends that were taken out of a service under an earlier daemon; `serves` says which rows serve.
+    pub fn resume_leaving(&mut self, name: &str, left: &Left, serves: impl Fn(&str) -> bool) {
+        let Some(service) = self.service(name) else { return };
+        let stays = |name: &str| service.backends.iter().any(|backend| backend.name == name);
+        let leaving = left.leaving.iter().filter(|(name, _)| !stays(name) && serves(name));
+        let leaving: Vec<Backend> = leaving
+            .map(|(name, one)| Backend {
+                name: name.clone(),
+                address: one.address,
+                weight: 0,
+                forward: one.forward.into(),
+                priority: 0,
+                sorry: false,
+            })
+            .collect();
+        if leaving.is_empty() || !remembers(service) {
+            return;
+        }
+        let (key, service) = (service.key(), service.name.clone());
+        let ids = leaving.iter().map(|backend| TargetId::new(&service, &backend.name));
+        self.health.extend(ids.map(|id| (id, Health::Up)));
+        self.leaving.insert(key, leaving);
     }
 
     /// Takes over what an earlier daemon left of a service; `had` says who had slots.

@@ -79,6 +79,7 @@ pub(crate) fn plan() -> PlanReport {
             ("ring slots".to_owned(), 21_904),
             ("services".to_owned(), 2),
         ]),
+        disruptions: vec![],
         warnings: vec![finding(14, 1, "service web: timeout and interval are equal")],
     }
 }
@@ -108,6 +109,7 @@ pub(crate) fn check() -> CheckReport {
         backends: 0,
         errors: vec![finding(7, 13, "vip \"192.0.2.300\": not an IPv4 or IPv6 address")],
         warnings: vec![],
+        disruptions: vec![],
     }
 }
 

@@ -1,0 +1,263 @@
+//! What a daemon starts with: the file named on the command line, or what was accepted last.
+
+use std::path::{Path, PathBuf};
+
+use tracing::{error, info, warn};
+
+use super::accepted::{self, Accepted, Choice, FileNow, OnRecord, choose, hash};
+use super::positions;
+use super::state::{self, StateError};
+use crate::api::events::{Cause, EventKind};
+use crate::api::types::Acceptance;
+use crate::config::{self, Errors, Parsed};
+use crate::journal::Note;
+use crate::private;
+
+/// The file named on the command line, as it was read at the start.
+pub(super) struct OwnFile {
+    bytes: Vec<u8>,
+    read: Result<Parsed, Errors>,
+}
+
+impl OwnFile {
+    /// Reads it.
+    pub(super) fn read(path: &Path) -> Self {
+        match config::read(path) {
+            Ok(bytes) => Self {
+                read: config::parse_bytes(&bytes, &path.display().to_string()),
+                bytes,
+            },
+            Err(errors) => Self {
+                bytes: Vec::new(),
+                read: Err(errors),
+            },
+        }
+    }
+}
+
+/// What the daemon starts with.
+pub(super) struct Chosen {
+    pub(super) parsed: Parsed,
+    pub(super) accepted: Accepted,
+    /// Why the file does not count, though it should.
+    pub(super) problem: Option<String>,
+    /// What is to be told.
+    pub(super) notes: Vec<Note>,
+}
+
+/// Carries out what [`choose`] says.
+///
+/// # Errors
+/// Those of the file, if there is nothing else.
+pub(super) fn choose_at_start(
+    file: &Path,
+    own: OwnFile,
+    last: Option<Accepted>,
+    now_unix_ms: u64,
+) -> Result<Chosen, Errors> {
+    let name = file.display().to_string();
+    let OwnFile { bytes, read } = own;
+    let last = last.map(|last| {
+        let parsed = config::parse(&last.toml, last.file.as_deref().unwrap_or("-"));
+        (last, parsed)
+    });
+    let now = match &read {
+        Ok(_) => FileNow::Good(hash(&bytes)),
+        Err(_) => FileNow::Bad,
+    };
+    let on_record = last.as_ref().map(|(last, parsed)| OnRecord {
+        by: last.by,
+        text: hash(last.toml.as_bytes()),
+        own_file: last.own_file,
+        good: parsed.is_ok(),
+    });
+    let applied = |last: &Accepted| match &last.file {
+        Some(applied) => format!("{applied}, which `lbctl apply` brought,"),
+        None => "what `lbctl apply` brought from standard input".to_owned(),
+    };
+    let mut notes = Vec::new();
+    let mut dropped = |why: String| {
+        warn!("{why}");
+        notes.push(Note::new(EventKind::ConfigDropped, Cause::File).because(why));
+    };
+    match (choose(now, on_record), read, last) {
+        (Choice::Applied, _, Some((last, Ok(parsed)))) => {
+            info!(
+                file = name,
+                "{} is in force: the file has not changed since",
+                applied(&last)
+            );
+            Ok(Chosen {
+                parsed,
+                accepted: last,
+                problem: None,
+                notes,
+            })
+        }
+        (Choice::LastGood, Err(errors), Some((last, Ok(parsed)))) => {
+            error!("{name} is not accepted:\n{errors}");
+            let first = errors
+                .as_slice()
+                .first()
+                .map(|first| first.headline().to_string())
+                .unwrap_or_default();
+            let from = last.file.as_deref().unwrap_or("standard input");
+            let problem = format!(
+                "{name} is bad, so what was accepted last is served, from {from}: mend the file, see `lbctl check {name}`, then `lbctl reload`; the first error is {first}"
+            );
+            error!("{problem}");
+            notes.push(Note::new(EventKind::ConfigFallback, Cause::File).because(&problem));
+            Ok(Chosen {
+                parsed,
+                accepted: last,
+                problem: Some(problem),
+                notes,
+            })
+        }
+        (choice, Ok(parsed), last) => {
+            match (choice, last) {
+                (Choice::FileChanged, Some((last, _))) => dropped(format!(
+                    "{} is dropped: {name} has changed since, and is in force",
+                    applied(&last)
+                )),
+                (Choice::AppliedRefused, Some((last, Err(errors)))) => dropped(format!(
+                    "{} is dropped, as this version does not accept it; {name} is in force: {}",
+                    applied(&last),
+                    errors
+                        .as_slice()
+                        .first()
+                        .map(|first| first.headline().to_string())
+                        .unwrap_or_default(),
+                )),
+                _ => {}
+            }
+            let accepted = Accepted {
+                own_file: Some(hash(&bytes)),
+                toml: String::from_utf8_lossy(&bytes).into_owned(),
+                file: Some(name),
+                by: Acceptance::Start,
+                accepted_unix_ms: now_unix_ms,
+            };
+            Ok(Chosen {
+                parsed,
+                accepted,
+                problem: None,
+                notes,
+            })
+        }
+        (_, Err(errors), _) => Err(errors),
+    }
+}
+
+/// What is kept of a daemon, if it can be understood. A file that cannot is moved away, and [`set_aside`] says so: a daemon that does not start
+/// helps nobody.
+///
+/// # Errors
+/// If it cannot be read, or not be moved.
+pub(super) fn unless_unreadable<T: Default>(loaded: Result<T, StateError>, path: &Path) -> Result<T, StateError> {
+    match loaded {
+        Err(StateError::Unreadable { problem, .. }) => {
+            error!(path = %path.display(), %problem, "not what this version writes: it is moved away and does not count");
+            private::set_aside(path).map_err(|source| private::ReplaceError {
+                action: "move away",
+                path: path.to_owned(),
+                source,
+            })?;
+            Ok(T::default())
+        }
+        loaded => loaded,
+    }
+}
+
+/// The files that a daemon keeps in its state folder, besides the events.
+pub(super) fn kept_files(folder: &Path) -> [PathBuf; 3] {
+    [
+        state::path_in(folder),
+        accepted::path_in(folder),
+        positions::path_in(folder),
+    ]
+}
+
+/// Which of them could not be read at a start, a sentence each, until somebody has looked at them.
+pub(super) fn set_aside(folder: &Path) -> Vec<String> {
+    let lost = [
+        "the operator's overrides in it do not count",
+        "what was accepted before it is not known",
+        positions::LOST,
+    ];
+    let files = kept_files(folder)
+        .into_iter()
+        .map(|path| private::aside(&path))
+        .zip(lost);
+    let there = files.filter(|(path, _)| path.exists());
+    there
+        .map(|(path, lost)| {
+            format!(
+                "{} could not be read at a start: {lost}; look at it, then remove it",
+                path.display()
+            )
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn toml(name: &str) -> String {
+        format!(
+            "[node]\ninterfaces = [\"lo\"]\n[[service]]\nname = \"{name}\"\nvip = \"192.0.2.1\"\nprotocol = \"tcp\"\nport = 80\n"
+        )
+    }
+
+    fn served(chosen: &Chosen) -> &str {
+        &chosen.parsed.model.services[0].name
+    }
+
+    #[test]
+    fn what_does_not_count_is_said() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("edge.toml");
+        std::fs::write(&path, toml("file")).expect("written");
+        let start = |last: Option<Accepted>| choose_at_start(&path, OwnFile::read(&path), last, 5);
+        let first = start(None).expect("good");
+        assert_eq!(
+            (served(&first), first.accepted.by, &first.problem),
+            ("file", Acceptance::Start, &None)
+        );
+        let applied = Accepted {
+            toml: toml("applied"),
+            file: Some("other.toml".into()),
+            by: Acceptance::Apply,
+            accepted_unix_ms: 7,
+            own_file: first.accepted.own_file,
+        };
+        let second = start(Some(applied.clone())).expect("good");
+        assert_eq!(
+            (served(&second), second.accepted.clone(), second.notes.len()),
+            ("applied", applied.clone(), 0)
+        );
+
+        std::fs::write(&path, toml("edited")).expect("written");
+        let third = start(Some(applied.clone())).expect("good");
+        assert_eq!(
+            (served(&third), third.notes[0].kind),
+            ("edited", EventKind::ConfigDropped)
+        );
+        assert!(third.notes[0].why.contains("other.toml"), "{}", third.notes[0].why);
+
+        std::fs::write(&path, &toml("half")[..60]).expect("written");
+        let fourth = start(Some(applied.clone())).expect("the last good one");
+        assert_eq!(
+            (served(&fourth), fourth.notes[0].kind),
+            ("applied", EventKind::ConfigFallback)
+        );
+        assert!(fourth.problem.expect("said").contains("is bad"));
+        assert!(start(None).is_err());
+        let older = Accepted {
+            toml: "?".into(),
+            ..applied
+        };
+        assert!(start(Some(older)).is_err());
+    }
+}
