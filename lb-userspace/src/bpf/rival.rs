@@ -68,5 +68,5 @@ fn is_balancer(id: u32) -> bool {
     let of_id = loaded_programs().flatten().find(|program| program.id() == id);
     let name = of_id.map(|program| String::from_utf8_lossy(program.name()).into_owned());
     let known = [Access::Whole, Access::LargeRing, Access::ByKey].map(|access| access.programs()[0]);
-    name.is_some_and(|name| known.iter().any(|known| &known[..known.len().min(15)] == name))
+    name.is_some_and(|name| known.iter().any(|known| known[..known.len().min(15)] == *name))
 }

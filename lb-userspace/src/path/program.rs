@@ -134,7 +134,9 @@ impl Programs {
             .collect();
         for ifindex in &gone {
             // Another interface may have the index now: nothing is to be taken off that one.
-            self.answering.remove(ifindex).map(std::mem::forget);
+            if let Some(link) = self.answering.remove(ifindex) {
+                std::mem::forget(link);
+            }
         }
         !gone.is_empty()
     }

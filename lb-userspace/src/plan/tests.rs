@@ -66,7 +66,7 @@ fn service(n: u8, ring_size: u32, version: u32, backends: &BTreeSet<u8>, out: u8
     let identity = |name: u8| (u64::from(n) << 8) | (u64::from(name) + 1);
     // Some change it with the version.
     let rules = [Rule::Never, Rule::Adaptive, Rule::Always];
-    let rule = rules[(usize::from(n) + usize::from(n % 8 == 0) * version as usize) % 3];
+    let rule = rules[(usize::from(n) + usize::from(n.is_multiple_of(8)) * version as usize) % 3];
     let backends: Vec<WantedBackend> = backends
         .iter()
         .map(|name| WantedBackend {
