@@ -10,6 +10,7 @@
 //! | [`edge`] | `lbd` and `lbctl` as processes on the hosts |
 //! | [`kernel`] | what a test may ask of the running kernel |
 //! | [`api`] | the daemon's API without `lbctl` |
+//! | [`soak`] | what `cargo xtask soak` does |
 //! | [`demo`] | what `cargo xtask demo` shows |
 //!
 //! Nothing here uses `lb-common`: what tests a computation must not share it.
@@ -23,3 +24,4 @@ pub mod load;
 pub mod net;
 pub mod packet;
 pub mod serve;
+pub mod soak;
