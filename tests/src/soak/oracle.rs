@@ -22,8 +22,9 @@ pub struct Oracle {
 
 /// A backend's part of a ring may differ from its weight's by this fraction of it.
 const SPREAD: f64 = 0.15;
-/// Of the slots that nothing was done to, so many may move when a ring is populated anew.
-const REPOPULATED: f64 = 0.05;
+/// So many slots may move between backends that nothing was done to when a ring is populated anew: most of them were lent by a backend
+/// that is out, one of six.
+const REPOPULATED: f64 = 0.2;
 
 impl Oracle {
     /// Looks once, after a step that has shown.

@@ -82,8 +82,10 @@ struct Shared {
 
 /// A connection is asked so often, or half as often.
 const RHYTHM: Duration = Duration::from_secs(1);
-const TIMEOUT: Duration = Duration::from_secs(2);
-const WORKERS: usize = 8;
+/// A lost SYN is sent again after one second, and after two more.
+const TIMEOUT: Duration = Duration::from_secs(4);
+/// One that waits keeps its other connections waiting.
+const WORKERS: usize = 40;
 /// Of so many rounds a connection is closed in one, and opened again from the same port.
 const ROUNDS_OF_A_CONNECTION: u32 = 30;
 
