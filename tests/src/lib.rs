@@ -11,6 +11,7 @@
 //! | [`kernel`] | what a test may ask of the running kernel |
 //! | [`xdp`] | the XDP mode of a whole run |
 //! | [`api`] | the daemon's API without `lbctl` |
+//! | [`soak`] | what `cargo xtask soak` does |
 //! | [`demo`] | what `cargo xtask demo` shows |
 //!
 //! Nothing here uses `lb-common`: what tests a computation must not share it.
@@ -24,4 +25,5 @@ pub mod load;
 pub mod net;
 pub mod packet;
 pub mod serve;
+pub mod soak;
 pub mod xdp;

@@ -10,6 +10,7 @@ use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::net::Host;
 
@@ -220,6 +221,22 @@ impl Session {
         stream.set_read_timeout(Some(timeout))?;
         // An upload whose packets are lost fills the socket's buffer.
         stream.set_write_timeout(Some(timeout))?;
+        let stream = BufReader::new(stream);
+        Ok(Self { stream, target })
+    }
+
+    /// Opens it from this address and port, which an earlier connection may have had a moment ago. When it is closed it is reset: the
+    /// port is free at once.
+    pub fn open_from(source: SocketAddr, target: SocketAddr, timeout: Duration) -> Result<Self, Failure> {
+        let domain = Domain::for_address(target);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_linger(Some(Duration::ZERO))?;
+        socket.bind(&source.into())?;
+        socket.connect_timeout(&target.into(), timeout)?;
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(timeout))?;
         let stream = BufReader::new(stream);
         Ok(Self { stream, target })
     }

@@ -8,6 +8,7 @@ mod kernels;
 mod lint;
 mod progress;
 mod setup;
+mod soak;
 mod test;
 
 use std::{
@@ -60,6 +61,9 @@ enum Task {
     Bench(bench::Args),
     /// Fuzzes what reads packets, or runs random packets through the program and its model on the host: see CONTRIBUTING.md.
     Fuzz(fuzz::Args),
+    /// Rolls, kills, drains and reconfigures a pool under live connections, with a daemon that restarts, and tells which connections
+    /// broke without a cause. Needs root. CI runs a minute of it.
+    Soak(soak::Args),
     /// Checks the formatting, runs clippy over the workspace and the eBPF crate, and rustdoc; a warning is an error.
     Lint,
     /// Removes what builds made, and what interrupted demos and tests left in the system.
@@ -81,6 +85,7 @@ fn main() -> ExitCode {
         Task::Kernels(args) => kernels::run(&args),
         Task::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Soak(args) => soak(&args).map(|()| ExitCode::SUCCESS),
         Task::Lint => lint::run().map(|()| ExitCode::SUCCESS),
         Task::Clean { all } => clean::run(all).map(|()| ExitCode::SUCCESS),
     };
@@ -94,6 +99,12 @@ fn show(args: &demo::Args) -> Result<()> {
     setup::ensure(Scope::All)?;
     build()?;
     demo::run(args)
+}
+
+fn soak(args: &soak::Args) -> Result<()> {
+    setup::ensure(Scope::All)?;
+    build()?;
+    soak::run(args)
 }
 
 /// The programs that a build makes.
