@@ -193,11 +193,6 @@ impl<'a> Edge<'a> {
         std::fs::write(&self.configuration, text.as_bytes()).context("cannot write the configuration")
     }
 
-    /// The daemon's process id, while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(Process::pid)
-    }
-
     /// Where the configuration file is.
     pub fn configuration(&self) -> &Path {
         &self.configuration
