@@ -72,7 +72,7 @@ pub fn run(options: Options, programs: &Programs, mut say: impl FnMut(&str)) -> 
     let net = Stage::hosts()?;
     let places = places(&net.client, options.connections)?;
     let mut stage = Stage::new(&net, programs, &scratch)?;
-    let (mut script, mut judge, mut oracle) = (Script::new(options.seed), Judge::new(), Oracle::default());
+    let (mut script, mut judge, mut oracle) = (Script::new(options.seed), Judge::default(), Oracle::default());
     let mut steps = BTreeMap::new();
     let begun = Instant::now();
     let talk = Talk::start(&net.client, &places, options.seed)?;

@@ -159,6 +159,9 @@ impl Maker<'_> {
         let leaving: Vec<BackendNumber> = leaving(&installed.identities, &wanted.backends);
         let resized = wanted.ring_size != installed.entry.ring_size;
         let rehashed = (wanted.flags ^ installed.entry.flags) & flag::HASH_FLOW != 0;
+        // While no backend serves, nothing that is remembered counts, and no slot has a flow that could break.
+        let rows = old_row_base..old_row_base + installed.identities.len() as u32;
+        let none_serves = rows.into_iter().all(|row| self.tables.row(row).life == 0);
         // What is remembered says nothing of slots that other flows are in, or that nobody watched.
         let forgets = wanted.idle != 0 && (resized || rehashed || installed.entry.idle == 0);
         if forgets || wanted.idle == 0 {
@@ -238,7 +241,7 @@ impl Maker<'_> {
             });
             installed.entry.ring_size = wanted.ring_size;
         } else {
-            self.change_slots(wanted, &numbers, &installed, rehashed);
+            self.change_slots(wanted, &numbers, &installed, rehashed || none_serves);
         }
         if forgets {
             self.set_flags(&mut installed, wanted.flags, wanted.inserts, 0);
@@ -309,7 +312,7 @@ impl Maker<'_> {
         wanted: &WantedService,
         numbers: &[BackendNumber],
         installed: &InstalledService,
-        rehashed: bool,
+        fresh: bool,
     ) {
         // The slots are where they were before this plan, whatever became of the rows: a ring that stays is not moved.
         let base = installed.entry.ring_base();
@@ -324,7 +327,7 @@ impl Maker<'_> {
             .filter_map(|(position, owner)| {
                 let now = self.tables.slot(position);
                 let alive = |number| serving.contains(&number);
-                let next = if rehashed {
+                let next = if fresh {
                     fresh_slot(*owner, numbers, wanted.rule)
                 } else {
                     transition(now, number_of(*owner, numbers), wanted.rule, alive)

@@ -36,12 +36,15 @@ pub struct Verdict {
     pub refused: Vec<String>,
 }
 
+/// A time without new connections: since when, and until when if it is over.
+type Closed = (Instant, Option<Instant>);
+
 /// Judges reports by what was done.
 pub struct Judge {
     started: Instant,
     causes: Vec<Cause>,
     /// By service and backend: since when it takes no new connections, and how long it did not before.
-    closed: [[Vec<(Instant, Option<Instant>)>; BACKENDS]; SERVICES.len()],
+    closed: [[Vec<Closed>; BACKENDS]; SERVICES.len()],
     /// What was found.
     pub verdict: Verdict,
 }
@@ -49,9 +52,9 @@ pub struct Judge {
 /// A report may be noticed a moment after what it reports.
 const SLACK: Duration = Duration::from_millis(100);
 
-impl Judge {
+impl Default for Judge {
     /// Without a past.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             started: Instant::now(),
             causes: Vec::new(),
@@ -59,7 +62,9 @@ impl Judge {
             verdict: Verdict::default(),
         }
     }
+}
 
+impl Judge {
     /// Notes what a step has done: it began at `begun`, and has shown by now.
     pub fn note(&mut self, begun: Instant, causes: Vec<Cause>, wanted: &Wanted) {
         self.causes.extend(causes);

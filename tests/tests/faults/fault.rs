@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use lb_tests::edge::{Service, join};
 use lb_tests::net::Host;
+use nix::sys::signal::Signal;
 
 use super::{Parts, Site, VICTIM, VICTIM_NAME};
 
@@ -74,7 +75,11 @@ impl Fault {
                 .and_then(|()| filter_v6(host, true)),
             Fault::Status500 => parts.servers[VICTIM].set_broken(true),
             Fault::Slow => parts.servers[VICTIM].set_slow(true),
-            Fault::NoVip => set_vips(site, "del"),
+            Fault::NoVip => {
+                // It would put them back.
+                signal(parts, Signal::SIGSTOP)?;
+                set_vips(site, "del")
+            }
             Fault::NoDecapsulator => {
                 let mut process = parts.joined[VICTIM].take().context("it runs")?;
                 // The VIPs stay when it is killed, the program does not.
@@ -94,7 +99,10 @@ impl Fault {
             }
             Fault::Status500 => parts.servers[VICTIM].set_broken(false),
             Fault::Slow => parts.servers[VICTIM].set_slow(false),
-            Fault::NoVip => set_vips(site, "add"),
+            Fault::NoVip => {
+                set_vips(site, "add")?;
+                signal(parts, Signal::SIGCONT)
+            }
             Fault::NoDecapsulator => {
                 parts.joined[VICTIM] = Some(join(backend, &site.programs, &site.scratch, &site.vips())?);
                 Ok(())
@@ -117,6 +125,12 @@ fn filter_v6(host: &Host, on: bool) -> Result<()> {
         host.ip(&format!("-6 {line}"))?;
     }
     Ok(())
+}
+
+/// To `lbd backend` on the victim.
+fn signal(parts: &Parts, signal: Signal) -> Result<()> {
+    let process = parts.joined[VICTIM].as_ref().context("it runs")?;
+    process.signal(signal)
 }
 
 fn set_vips(site: &Site, verb: &str) -> Result<()> {

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lb_tests::edge::{QUICK_HTTP_CHECKS, every_mode};
 use lb_tests::net::{Arms, Backend, Host};
+use nix::sys::signal::Signal;
 
 use super::{ALL_UP, Site, alone, wait_for};
 
@@ -42,6 +43,9 @@ fn missing_parts(arms: Arms, edge_holds_vips: bool) -> Result<()> {
         wait_for(&edge, &service.name, ALL_UP)?;
     }
     for service in &site.services {
+        // `lbd backend` would put it back.
+        let role = joined[1].as_ref().context("it runs")?;
+        role.signal(Signal::SIGSTOP)?;
         set_vip(&site.net.backends[1], "del", service.vip)?;
         let (took, words) = wait_for(&edge, &service.name, ["up", "down", "up"])?;
         println!(
@@ -49,6 +53,7 @@ fn missing_parts(arms: Arms, edge_holds_vips: bool) -> Result<()> {
             service.name
         );
         set_vip(&site.net.backends[1], "add", service.vip)?;
+        role.signal(Signal::SIGCONT)?;
         wait_for(&edge, &service.name, ALL_UP)?;
     }
     // The VIPs stay when it is killed, the program does not.
