@@ -47,6 +47,8 @@ pub enum Failure {
     TimedOut,
     /// The connection was cut.
     Reset,
+    /// The client's own port is still taken by an earlier connection.
+    PortTaken,
     /// Something else: an answer that is none, an error of the client's own.
     Other(String),
 }
@@ -303,6 +305,7 @@ impl From<io::Error> for Failure {
             io::ErrorKind::ConnectionRefused => Failure::Refused,
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Failure::TimedOut,
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => Failure::Reset,
+            io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => Failure::PortTaken,
             _ => Failure::Other(error.to_string()),
         }
     }
@@ -316,6 +319,7 @@ impl fmt::Display for Failure {
             Failure::Refused => f.write_str("refused"),
             Failure::TimedOut => f.write_str("timed out"),
             Failure::Reset => f.write_str("reset"),
+            Failure::PortTaken => f.write_str("the client's port is taken"),
             Failure::Other(text) => f.write_str(text),
         }
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use fastrand::Rng;
 
-use crate::load::Session;
+use crate::load::{Failure, Session};
 use crate::net::Host;
 
 /// Where a connection goes, and from where.
@@ -207,12 +207,12 @@ impl Place {
     /// Asks, or closes and opens again, or opens. Says what has changed.
     fn turn(&mut self, shared: &Shared, random: &mut Rng, last: bool) -> Option<Outcome> {
         let Some(mut connection) = self.connection.take() else {
-            return (!last).then(|| self.open());
+            return if last { None } else { self.open() };
         };
         // Closed by a reset, so that its port is free.
         if !last && random.u32(0..ROUNDS_OF_A_CONNECTION) == 0 {
             drop(connection);
-            return Some(self.open());
+            return self.open();
         }
         let why = match connection.session.ask(0) {
             Ok(name) if name == connection.owner => {
@@ -238,7 +238,8 @@ impl Place {
         })
     }
 
-    fn open(&mut self) -> Outcome {
+    /// Nothing if the port is not free yet: that is this client's own affair, and is tried again.
+    fn open(&mut self) -> Option<Outcome> {
         let begun = Instant::now();
         let opened = Session::open_from(self.ends.source, self.ends.target, TIMEOUT).and_then(|mut session| {
             let owner = session.ask(0)?;
@@ -253,12 +254,13 @@ impl Place {
                     opened: now,
                     answered: now,
                 });
-                Outcome::Opened { owner, begun }
+                Some(Outcome::Opened { owner, begun })
             }
-            Err(failure) => Outcome::Refused {
+            Err(Failure::PortTaken) => None,
+            Err(failure) => Some(Outcome::Refused {
                 begun,
                 why: failure.to_string(),
-            },
+            }),
         }
     }
 }
