@@ -53,15 +53,6 @@ pub fn generic_node() -> String {
     "[node]\nxdp_mode = \"generic\"\n".into()
 }
 
-/// Whether a test that is about native mode can go on in this run; if not, says why.
-pub fn native(why: &str) -> Result<bool> {
-    let native = Mode::of_run()? == Mode::AsConfigured;
-    if !native {
-        println!("skipped in generic mode: {why}");
-    }
-    Ok(native)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -320,7 +320,6 @@ fn own_addresses_that_change_are_followed() -> Result<()> {
         link.send(20, 64, AT_ONCE, |_| Ok(()))?;
         expected = now + 20;
         assert_eq!(link.forwarded()?, [expected], "{makes}");
-        // Killed, it leaves behind what it knew.
         let host = &link.edges[0].host;
         host.ip(takes)?;
         wait_until("the address to be forgotten", PATIENCE, || {
