@@ -77,10 +77,11 @@ impl Topology {
     /// Builds the hosts and connects them; `backends` is 1 ..= 100.
     pub fn new(arms: Arms, backends: u8) -> Result<Self> {
         let mut fabric = Host::new("fabric")?;
-        for bridge in ["clients", "servers"] {
-            // A port that learns from the first frame on forwards at once; spanning tree would wait 30 s.
+        for (bridge, last) in [("clients", 1), ("servers", 2)] {
+            // A port that learns from the first frame on forwards at once; spanning tree would wait 30 s. Without an address of its own a
+            // bridge has the lowest of its ports': it would change when a port is made again, and hosts would lose their gateway.
             fabric.ip(&format!(
-                "link add {bridge} type bridge forward_delay 0 stp_state 0 mcast_snooping 0"
+                "link add {bridge} address 02:fa:b0:00:00:{last:02x} type bridge forward_delay 0 stp_state 0 mcast_snooping 0"
             ))?;
         }
         fabric.ip_batch(&[

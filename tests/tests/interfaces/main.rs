@@ -77,7 +77,10 @@ impl Site {
     /// Waits until a packet is answered; says how long that took.
     fn wait_answer(&self, edge: &Edge<'_>) -> Result<Duration> {
         let begun = Instant::now();
-        wait_until("an answer", PATIENCE, || Ok(self.answered(1)? == 1)).with_context(|| edge.log())?;
+        wait_until("an answer", PATIENCE, || Ok(self.answered(1)? == 1)).with_context(|| {
+            let stats = edge.lbctl(&["stats"]).unwrap_or_else(|error| format!("{error:#}"));
+            format!("{}\n{stats}", edge.log())
+        })?;
         Ok(begun.elapsed())
     }
 

@@ -15,6 +15,7 @@ const WANTED: &[&str] = &[
     "bridge",
     "dummy",
     "tun",
+    "macvlan",
     "ipip",
     "sit",
     "ip6_tunnel",
