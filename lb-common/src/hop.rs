@@ -1,13 +1,21 @@
 //! TTL and hop limit of a packet that goes on as itself.
 
-/// An IPv4 header's checksum after its TTL was lowered by one; both as on the wire, read as the machine reads.
+/// The part of an IPv4 header from TTL to checksum, one hop on; `None` if the packet must not go on: its TTL is 1 or less.
 ///
-/// By increment (RFC 1624): TTL is the upper byte of its word, so the sum falls by `0x0100` and its complement rises by it, with the carry
-/// around the end. The result is never `0xFFFF`, as that of a header that is summed up anew is not either.
+/// The four bytes are read as a little-endian number. The checksum is updated by increment (RFC 1624): TTL is the upper byte of its word, so
+/// the sum falls by `0x0100` and its complement rises by it, with the carry around the end. In the order of these bytes that is 1. The
+/// result is never `0xFFFF`, as that of a header that is summed up anew is not either.
 #[inline(always)]
-pub const fn checksum_one_hop_on(checksum: u16) -> u16 {
-    let sum = checksum as u32 + 0x0100_u16.to_be() as u32;
-    (sum + (sum >= 0xFFFF) as u32) as u16
+pub const fn ipv4_one_hop_on(word: u32) -> Option<u32> {
+    if word & 0xFF <= 1 {
+        return None;
+    }
+    // The two checksums whose carry goes around; a branch, predicted, is the shorter way for all others.
+    if word >= 0xFFFE_0000 {
+        let checksum = if word >> 16 == 0xFFFE { 0 } else { 1 };
+        return Some(((word & 0xFFFF) - 1) | checksum << 16);
+    }
+    Some(word + 0x1_0000 - 1)
 }
 
 #[cfg(test)]
@@ -36,11 +44,14 @@ mod tests {
                     0x45, 0, 0, 28, 0, 0, 0x40, 0, ttl, 17, 0, 0, 198, 51, 100, 7, 192, 0, 2, 10,
                 ];
                 header[4..6].copy_from_slice(&id.to_be_bytes());
-                let before = checksum(&header).to_be();
+                let [high, low] = checksum(&header).to_be_bytes();
+                let before = u32::from_le_bytes([ttl, 17, high, low]);
                 header[8] -= 1;
+                let [high, low] = checksum(&header).to_be_bytes();
+                let after = [ttl - 1, 17, high, low];
                 assert_eq!(
-                    u16::from_be(checksum_one_hop_on(before)),
-                    checksum(&header),
+                    ipv4_one_hop_on(before).map(u32::to_le_bytes),
+                    Some(after),
                     "id {id}, TTL {ttl}"
                 );
             }
@@ -57,8 +68,24 @@ mod tests {
             (0xFF00, 0x0001),
             (0xFFFE, 0x00FF),
         ] {
-            let found = u16::from_be(checksum_one_hop_on(u16::to_be(before)));
-            assert_eq!(found, after, "{before:#06x}: {found:#06x}");
+            let word = |ttl, checksum: u16| {
+                u32::from_be_bytes([ttl, 6, 0, 0]).swap_bytes() | u32::from(checksum.swap_bytes()) << 16
+            };
+            assert_eq!(
+                ipv4_one_hop_on(word(64, before)),
+                Some(word(63, after)),
+                "{before:#06x}"
+            );
         }
+    }
+
+    #[test]
+    fn ends_where_no_hop_is_left() {
+        assert_eq!(ipv4_one_hop_on(u32::from_le_bytes([0, 6, 0x4E, 0x7E])), None);
+        assert_eq!(ipv4_one_hop_on(u32::from_le_bytes([1, 6, 0x4E, 0x7E])), None);
+        assert_eq!(
+            ipv4_one_hop_on(u32::from_le_bytes([2, 6, 0x4E, 0x7E])),
+            Some(u32::from_le_bytes([1, 6, 0x4F, 0x7E]))
+        );
     }
 }

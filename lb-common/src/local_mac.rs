@@ -4,14 +4,17 @@
 //! balance it only if its destination is the host's own, on the interface that it came by: a host with two interfaces on one link
 //! receives such a frame twice, and must forward it once.
 //!
-//! Userspace keeps every own address in a hash map ([`LocalMac`] is the key), which the slow path asks. The fast path compares one word of
-//! an array ([`place`]): each pair of address and interface has one place there, and place and word together name the pair
-//! without doubt. Of two pairs with one place, the other is found by the slow path.
+//! Userspace keeps every own address in a hash map ([`LocalMac`] is the key), which the slow path asks. The fast path compares words of
+//! an array. The first is [`only`]: where the program is on one interface, which is the rule, no packet needs to look further. Then
+//! each pair of address and interface has one [`place`], and place and word together name the pair without doubt. Of two pairs
+//! with one place, the other is found by the slow path.
 
 use bytemuck::{Pod, Zeroable};
 
-/// Places in the array: the 16 bits that [`place`] gives.
-pub const PLACES: u32 = 1 << 16;
+/// Words of the array: [`only`], and as many places as [`place`] gives.
+pub const WORDS: u32 = 1 + (1 << 16);
+/// The array's first word if the program is on several interfaces or none: no [`only`] is odd.
+pub const NOT_ONLY: u64 = 1;
 
 /// An address of this host's on an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
@@ -45,14 +48,25 @@ impl LocalMac {
     }
 }
 
-/// The place of a frame's destination in the array, below [`PLACES`], and the word that stands there if it is this host's own.
+/// The array's first word, if the program is on one interface alone and this is that interface's own address.
+///
+/// `head` are the frame's first 8 bytes, the first in the lowest bits; the last two of them do not matter.
+#[inline(always)]
+pub const fn only(head: u64) -> u64 {
+    head << 16
+}
+
+/// The place of a frame's destination in the array, 1 to 65,536, and the word that stands there if it is this host's own.
 ///
 /// `head` are the frame's first 8 bytes, the first in the lowest bits; the last two of them do not matter. The word is never 0, which is a
 /// free place: an interface's index has 31 bits.
 #[inline(always)]
 pub const fn place(head: u64, ifindex: u32) -> (u64, u64) {
     let ifindex = ifindex as u64;
-    ((head >> 32 ^ ifindex) & 0xFFFF, (head << 16) + (ifindex >> 16) + 1)
+    (
+        1 + ((head >> 32 ^ ifindex) & 0xFFFF),
+        (head << 16) + (ifindex >> 16) + 1,
+    )
 }
 
 /// Whether a frame that begins with these 8 bytes is for a group: broadcast or multicast (IEEE 802.3: the first byte's lowest bit).
@@ -74,7 +88,7 @@ mod tests {
     /// The destination again, from place and word.
     fn back(place: u64, word: u64) -> (u64, u64) {
         let (mac, upper) = (word >> 16, (word & 0xFFFF) - 1);
-        (mac, upper << 16 | (place ^ mac >> 32) & 0xFFFF)
+        (mac, upper << 16 | ((place - 1) ^ mac >> 32) & 0xFFFF)
     }
 
     #[test]
@@ -88,7 +102,9 @@ mod tests {
             for ifindex in [1, 2, 0xFFFF, 0x1_0000, 0x1_0002, i32::MAX as u32] {
                 let key = LocalMac::new(mac, ifindex);
                 let (place, word) = place(key.mac, ifindex);
-                assert!(place < PLACES.into() && word != 0);
+                assert!((1..WORDS.into()).contains(&place) && word != 0);
+                assert_eq!(only(key.mac | 0xABCD << 48), key.mac << 16);
+                assert_ne!(only(key.mac), NOT_ONLY);
                 assert_eq!(back(place, word), (key.mac, ifindex.into()), "{mac:02x?} on {ifindex}");
                 // The source address that follows in a frame changes nothing.
                 assert_eq!(super::place(key.mac | 0xABCD << 48, ifindex), (place, word));

@@ -35,7 +35,7 @@ pub mod name {
     pub const INSERTS: &str = "INSERTS";
     /// Device map, hashed by interface index: where packets are redirected to.
     pub const DEVICES: &str = "DEVICES";
-    /// Memory-mapped array of [`PLACES`](crate::local_mac::PLACES) words of 8 bytes: the host's own Ethernet addresses, for the fast path.
+    /// Memory-mapped array of [`WORDS`](crate::local_mac::WORDS) of 8 bytes: the host's own Ethernet addresses, for the fast path.
     pub const LOCAL_MACS: &str = "LOCAL_MACS";
     /// Hash of [`LocalMac`](crate::local_mac::LocalMac) to a `u8` of no meaning: all of them.
     pub const LOCAL_MAC_SET: &str = "LOCAL_MAC_SET";

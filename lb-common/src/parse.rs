@@ -149,11 +149,18 @@ pub fn ipv4<P: Packet + ?Sized>(packet: &P) -> Result<Candidate<'_>, Reason> {
         }
         usize::from(words) * 4
     };
-    if load::<u16>(ip, offset_of!(Ipv4Hdr, frags)) & IPV4_FRAGMENT_BITS != 0 {
+    // Fragments and protocol in one load and one comparison; the TTL is between them.
+    const { assert!(offset_of!(Ipv4Hdr, frags) + 3 == offset_of!(Ipv4Hdr, proto)) };
+    let telling = load::<u32>(ip, offset_of!(Ipv4Hdr, frags)) & ipv4_telling(IPV4_FRAGMENT_BITS, 0xFF);
+    let (protocol, transport_len) = if telling == ipv4_telling(0, PROTO_TCP) {
+        (PROTO_TCP, TcpHdr::LEN)
+    } else if telling == ipv4_telling(0, PROTO_UDP) {
+        (PROTO_UDP, UdpHdr::LEN)
+    } else if telling & ipv4_telling(IPV4_FRAGMENT_BITS, 0) != 0 {
         return Err(Reason::Fragment);
-    }
-    let protocol = load::<u8>(ip, offset_of!(Ipv4Hdr, proto));
-    let transport_len = transport_len(protocol).ok_or(Reason::NotTcpOrUdp)?;
+    } else {
+        return Err(Reason::NotTcpOrUdp);
+    };
     let (source_port, port) = ports(packet, ETH_LEN + len)?;
     let key = ServiceKey {
         address_high: 0,
@@ -175,8 +182,15 @@ pub fn ipv6<P: Packet + ?Sized>(packet: &P) -> Result<Candidate<'_>, Reason> {
     if load::<u8>(ip, offset_of!(Ipv6Hdr, vcf)) >> 4 != 6 {
         return Err(Reason::BadIpHeader);
     }
-    let protocol = load::<u8>(ip, offset_of!(Ipv6Hdr, next_hdr));
-    let transport_len = transport_len(protocol).ok_or(neither_in_ipv6(protocol))?;
+    // No `match`, as in `family`, and what it is instead is read anew: TCP's packets would pay for a search tree of all extension headers.
+    let next = load::<u8>(ip, offset_of!(Ipv6Hdr, next_hdr));
+    let (protocol, transport_len) = if next == PROTO_TCP {
+        (PROTO_TCP, TcpHdr::LEN)
+    } else if next == PROTO_UDP {
+        (PROTO_UDP, UdpHdr::LEN)
+    } else {
+        return Err(neither_in_ipv6(load_alone::<u8>(ip, offset_of!(Ipv6Hdr, next_hdr))));
+    };
     let (source_port, port) = ports(packet, ETH_LEN + Ipv6Hdr::LEN)?;
     let destination = offset_of!(Ipv6Hdr, dst_addr);
     let key = ServiceKey {
@@ -293,14 +307,11 @@ pub fn is_syn<P: Packet + ?Sized>(packet: &P, offset: usize) -> bool {
     }
 }
 
-/// Length of the shortest transport header, for the protocols that have ports.
+/// The four bytes of an IPv4 header that begin with flags and offset and end with the protocol, but for the TTL.
 #[inline(always)]
-fn transport_len(protocol: u8) -> Option<usize> {
-    match protocol {
-        PROTO_TCP => Some(TcpHdr::LEN),
-        PROTO_UDP => Some(UdpHdr::LEN),
-        _ => None,
-    }
+const fn ipv4_telling(fragment: u16, protocol: u8) -> u32 {
+    let [first, second] = fragment.to_ne_bytes();
+    u32::from_ne_bytes([first, second, 0, protocol])
 }
 
 /// Source and destination port, as on the wire; TCP and UDP have them in the same place.

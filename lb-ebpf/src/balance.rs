@@ -170,14 +170,13 @@ fn addressed<P: Packet>(ctx: &XdpContext, frame: &P, peek: bool) -> Result<(), S
             Ok(())
         };
     }
-    let ifindex = ctx.ingress_ifindex() as u32;
-    if tables::is_local_at_once(head, ifindex) {
+    if tables::is_local_at_once(ctx, head) {
         return Ok(());
     }
     if P::PLAIN {
         return Err(Stop::Unusual);
     }
-    if tables::is_local(head, ifindex) {
+    if tables::is_local(head, ctx.ingress_ifindex() as u32) {
         Ok(())
     } else {
         Err(Reason::OtherHost.into())

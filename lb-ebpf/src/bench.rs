@@ -1,7 +1,7 @@
 //! The packet benchmark's programs: the wrapper around the program under test, and what it is compared with.
 //!
 //! `docs/benchmark.md` explains the method. The wrapper reaches the program under test by a tail call from a subprogram, so that
-//! control comes back; it then undoes the program's growth of the packet and writes the Ethernet header anew, so that
+//! control comes back; it then undoes the program's growth of the packet and writes anew what forwarding changes, so that
 //! every packet is the same, or the same but for its flow. Each program is there twice: a program array holds either programs
 //! that take fragments (`xdp.frags`) or such as do not (`bpf_prog_map_compatible`, Linux 5.18).
 #![no_std]
@@ -114,19 +114,29 @@ fn head<const N: usize>(ctx: &XdpContext) -> Option<*mut u8> {
     (start + N <= ctx.data_end()).then_some(start as *mut u8)
 }
 
-/// Writes the Ethernet header, which is all that a forwarding program destroys.
+/// Writes what a forwarding program changes: the Ethernet header, and TTL and checksum or hop limit.
 ///
 /// A load that reads bytes of a store still in the CPU's store buffer, and others too, waits until the store has left it, some 12
-/// cycles. A real packet's header arrives whole. So words of 8 bytes are written, the header's last with the two bytes
-/// after it: a load of up to 8 bytes at a field's own place then finds all it reads in one store.
+/// cycles. A real packet's header arrives whole. So whole words are written, the Ethernet header's last with the two bytes after it, and
+/// IPv4's from identification to checksum: a load of up to 8 bytes at a field's own place then finds all it reads in one store.
 #[inline(always)]
 fn restore(ctx: &XdpContext, wrapper: &Wrapper) -> Option<()> {
-    let start = head::<16>(ctx)?;
-    // SAFETY: `head` checked the bounds. Alignment: as in `lb_common::parse`.
+    let start = head::<26>(ctx)?;
+    let v4 = wrapper.bits & bit::IPV6 == 0;
+    // SAFETY: `head` checked the bounds, and all reads are within the 64 bytes of `wrapper.head`. Alignment: as in `lb_common::parse`.
     unsafe {
+        let pristine = wrapper.head.as_ptr().cast::<u8>();
         if wrapper.bits & bit::FIELDS == 0 {
             start.cast::<u64>().write_volatile(wrapper.head[0]);
             start.cast::<u64>().add(1).write_volatile(wrapper.head[1]);
+            if v4 {
+                let word = pristine.add(18).cast::<u64>().read();
+                start.add(18).cast::<u64>().write_volatile(word);
+            } else {
+                // Payload length, next header, hop limit: the source address follows.
+                let word = pristine.add(18).cast::<u32>().read();
+                start.add(18).cast::<u32>().write_volatile(word);
+            }
         } else {
             let from = wrapper.head.as_ptr().cast::<u16>();
             let to = start.cast::<u16>();
@@ -134,6 +144,13 @@ fn restore(ctx: &XdpContext, wrapper: &Wrapper) -> Option<()> {
             while at < 7 {
                 to.add(at).write_volatile(from.add(at).read_volatile());
                 at += 1;
+            }
+            if v4 {
+                start.add(22).write_volatile(pristine.add(22).read());
+                let checksum = pristine.add(24).cast::<u16>().read();
+                start.add(24).cast::<u16>().write_volatile(checksum);
+            } else {
+                start.add(21).write_volatile(pristine.add(21).read());
             }
         }
     }

@@ -15,6 +15,15 @@ pub trait Front {
 
     /// The first `size_of::<T>()` bytes, for writing.
     fn head<T>(&self) -> Option<*mut T>;
+
+    /// Replaces the Ethernet header of a packet that goes on as itself.
+    #[inline(always)]
+    fn go_on(&self, rewrite: &Rewrite) -> Result<(), Reason> {
+        let head = self.head().ok_or(Reason::Truncated)?;
+        // SAFETY: `head` checked the bounds.
+        unsafe { write_ethernet(head, rewrite) };
+        Ok(())
+    }
 }
 
 /// Puts a backend's headers in front of an IP packet of `length` bytes, its own Ethernet header replaced.
@@ -29,18 +38,20 @@ pub fn encapsulate(
     match rewrite.mode {
         IPIP_V4 => ipip_v4(packet, rewrite, length, traffic_class),
         IPIP_V6 => ipip_v6(packet, rewrite, length, traffic_class, hash),
-        L2 => l2(packet, rewrite),
+        L2 => packet.go_on(rewrite),
         _ => Err(Reason::NoNextHop),
     }
 }
 
+/// Writes a backend's Ethernet addresses; the EtherType stays.
+///
+/// # Safety
+/// `head` must be the frame's beginning, with as many bytes.
 #[inline(always)]
-fn l2(packet: &impl Front, rewrite: &Rewrite) -> Result<(), Reason> {
-    let head = packet.head::<[u32; 3]>().ok_or(Reason::Truncated)?;
+pub unsafe fn write_ethernet(head: *mut [u32; 3], rewrite: &Rewrite) {
     let [first, second, ..] = rewrite.header;
-    // SAFETY: `head` checked the bounds.
+    // SAFETY: the caller's. Alignment: as in `lb_common::parse`.
     unsafe { head.write([first as u32, (first >> 32) as u32, second as u32]) };
-    Ok(())
 }
 
 #[inline(always)]

@@ -3,12 +3,13 @@
 use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
-use lb_common::hop::checksum_one_hop_on;
-use lb_common::map::{BackendRow, Mode};
+use lb_common::encap::ETH_LEN;
+use lb_common::hop::ipv4_one_hop_on;
+use lb_common::map::{BackendRow, Rewrite};
 use lb_common::parse::Flow;
 use lb_common::reason::Reason;
 
-use crate::encapsulate::{Front, encapsulate};
+use crate::encapsulate::{Front, encapsulate, write_ethernet};
 use crate::{frame, tables};
 
 /// Rewrites the packet for its backend and says how it leaves.
@@ -22,37 +23,10 @@ pub fn rewrite(ctx: &XdpContext, row: &BackendRow, flow: &Flow, hash: u64) -> Re
     } else {
         &row.rewrites[1]
     };
-    if rewrite.mode == Mode::L2 as u32 {
-        lower_hop_limit(ctx, flow.v6)?;
-    }
-    encapsulate(ctx, rewrite, flow.length, flow.traffic_class, hash)?;
+    let packet = Routed { ctx, v6: flow.v6 };
+    encapsulate(&packet, rewrite, flow.length, flow.traffic_class, hash)?;
     leave(ctx, rewrite.ifindex)
 }
-
-/// Lowers TTL or hop limit, as every router does that sends a packet on as itself: two balancers that are each other's backend must not
-/// send it to and fro for ever. A tunnel has a TTL of its own, and leaves the inner packet's to its end.
-#[inline(always)]
-fn lower_hop_limit(ctx: &XdpContext, v6: bool) -> Result<(), Reason> {
-    let head = frame::head::<[u8; 26]>(ctx).ok_or(Reason::Truncated)?.cast::<u8>();
-    let at = if v6 { IPV6_HOP_LIMIT } else { IPV4_TTL };
-    // SAFETY: `head` checked the bounds. Alignment: as in `lb_common::parse`.
-    unsafe {
-        let limit = head.add(at).read();
-        if limit <= 1 {
-            return Err(Reason::TtlExceeded);
-        }
-        head.add(at).write(limit - 1);
-        if !v6 {
-            let checksum = head.add(IPV4_CHECKSUM).cast::<u16>();
-            checksum.write(checksum_one_hop_on(checksum.read()));
-        }
-    }
-    Ok(())
-}
-
-const IPV4_TTL: usize = 14 + 8;
-const IPV4_CHECKSUM: usize = 14 + 10;
-const IPV6_HOP_LIMIT: usize = 14 + 7;
 
 #[inline(always)]
 fn leave(ctx: &XdpContext, ifindex: u32) -> Result<u32, Reason> {
@@ -63,15 +37,47 @@ fn leave(ctx: &XdpContext, ifindex: u32) -> Result<u32, Reason> {
     }
 }
 
-impl Front for XdpContext {
+/// A packet that this host sends on, as a router does.
+struct Routed<'a> {
+    ctx: &'a XdpContext,
+    v6: bool,
+}
+
+impl Front for Routed<'_> {
     #[inline(always)]
     fn grow(&self, bytes: usize) -> bool {
         // SAFETY: the context is the program's own.
-        unsafe { bpf_xdp_adjust_head(self.ctx, -(bytes as i32)) == 0 }
+        unsafe { bpf_xdp_adjust_head(self.ctx.ctx, -(bytes as i32)) == 0 }
     }
 
     #[inline(always)]
     fn head<T>(&self) -> Option<*mut T> {
-        frame::head(self)
+        frame::head(self.ctx)
+    }
+
+    /// Lowers TTL or hop limit too, as every router does that sends a packet on as itself: two balancers that are each other's backend must
+    /// not send it to and fro for ever. A tunnel has a TTL of its own, and leaves the inner packet's to its end.
+    #[inline(always)]
+    fn go_on(&self, rewrite: &Rewrite) -> Result<(), Reason> {
+        let head = self.head::<[u8; IPV4_TTL + 4]>().ok_or(Reason::Truncated)?.cast::<u8>();
+        // SAFETY: `head` checked the bounds. Alignment: as in `lb_common::parse`.
+        unsafe {
+            if self.v6 {
+                let limit = head.add(IPV6_HOP_LIMIT).read();
+                if limit <= 1 {
+                    return Err(Reason::TtlExceeded);
+                }
+                head.add(IPV6_HOP_LIMIT).write(limit - 1);
+            } else {
+                let at = head.add(IPV4_TTL).cast::<u32>();
+                let word = ipv4_one_hop_on(u32::from_le(at.read())).ok_or(Reason::TtlExceeded)?;
+                at.write(word.to_le());
+            }
+            write_ethernet(head.cast(), rewrite);
+        }
+        Ok(())
     }
 }
+
+const IPV4_TTL: usize = ETH_LEN + 8;
+const IPV6_HOP_LIMIT: usize = ETH_LEN + 7;

@@ -7,6 +7,7 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_map_lookup_elem};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::programs::XdpContext;
 use lb_common::hash::{HashKeys, service_places_wide};
 use lb_common::local_mac::{self, LocalMac};
 use lb_common::map::{BackendRow, Counter, FlowEntry, InsertWindow, Meta, ServiceEntry, ServiceKey, Slot, SlotPair};
@@ -224,12 +225,16 @@ fn is(entry: &ServiceEntry, key: ServiceKey, v6: bool) -> bool {
     entry.word == key.word && entry.address_low == key.address_low && (!v6 || entry.address_high == key.address_high)
 }
 
-/// Whether a frame that begins with these 8 bytes is for this host, as far as one comparison tells: of a few addresses that collide, one.
+/// Whether a frame that begins with these 8 bytes is for this host, as far as a comparison or two tell: of a few addresses that collide, one.
 #[inline(always)]
-pub fn is_local_at_once(head: u64, ifindex: u32) -> bool {
-    let (place, word) = local_mac::place(head, ifindex);
+pub fn is_local_at_once(ctx: &XdpContext, head: u64) -> bool {
     let start = (&raw const LOCAL_MACS_START).cast::<u64>();
-    // SAFETY: a place is within the table, as the verifier sees too; volatile, because userspace may write it at any time.
+    // SAFETY: the table has a first word; volatile, because userspace may write it at any time.
+    if unsafe { start.read_volatile() } == local_mac::only(head) {
+        return true;
+    }
+    let (place, word) = local_mac::place(head, ctx.ingress_ifindex() as u32);
+    // SAFETY: a place is within the table, as the verifier sees too.
     word == unsafe { start.add(place as usize).read_volatile() }
 }
 

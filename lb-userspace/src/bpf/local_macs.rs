@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{HashMap, MapData, MapError};
 use lb_common::encap::Mac;
-use lb_common::local_mac::{LocalMac, is_group, place};
+use lb_common::local_mac::{LocalMac, NOT_ONLY, is_group, only, place};
 use lb_common::map::name;
 
 use super::error::KernelError;
@@ -30,6 +30,10 @@ impl LocalMacs {
     /// The kernel's.
     pub fn new(words: Mapping<u64>, set: HashMap<MapData, LocalMac, u8>) -> Result<Self, KernelError> {
         let installed = set.keys().collect::<Result<_, _>>().map_err(failed)?;
+        // Maps are made of zeros, which must not be the address of that name.
+        if words.read(0) == 0 {
+            Self::store(&words, 0, NOT_ONLY);
+        }
         let placed = (0..words.len())
             .map(|at| (at as u64, words.read(at)))
             .filter(|(_, word)| *word != 0)
@@ -73,7 +77,11 @@ impl LocalMacs {
     }
 
     fn write(&self, at: u64, word: u64) {
-        let cell = self.words.pointer(at as usize);
+        Self::store(&self.words, at, word);
+    }
+
+    fn store(words: &Mapping<u64>, at: u64, word: u64) {
+        let cell = words.pointer(at as usize);
         // SAFETY: an aligned word of a live mapping, stored atomically.
         unsafe { AtomicU64::from_ptr(cell) }.store(word, Ordering::Release);
     }
@@ -90,9 +98,11 @@ fn ranked(own: &OwnAddresses) -> impl Iterator<Item = LocalMac> {
     first.chain(others).filter(|key| !is_group(key.mac))
 }
 
-/// What stands in each place of the array that is not free: of those that have one place, the first in rank.
+/// What stands in the array's first word and in each place that is not free: of those that have one place, the first in rank.
 fn places(own: &OwnAddresses) -> BTreeMap<u64, u64> {
-    let mut placed = BTreeMap::new();
+    let one_interface = own.len() == 1;
+    let first = ranked(own).next().filter(|_| one_interface);
+    let mut placed = BTreeMap::from([(0, first.map_or(NOT_ONLY, |key| only(key.mac)))]);
     for key in ranked(own) {
         let (at, word) = place(key.mac, key.ifindex);
         placed.entry(at).or_insert(word);
@@ -120,7 +130,8 @@ mod tests {
         for others in [[others[0], others[1]], [others[1], others[0]]] {
             let own = OwnAddresses::from([(7, vec![OWN, others[0], others[1]])]);
             let (at, word) = place(LocalMac::new(OWN, 7).mac, 7);
-            assert_eq!(places(&own), BTreeMap::from([(at, word)]));
+            let first = (0, u64::from_le_bytes([0, 0, 2, 0, 0, 0, 0, 1]));
+            assert_eq!(places(&own), BTreeMap::from([first, (at, word)]));
             assert_eq!(ranked(&own).count(), 3);
         }
         // Interface 6 comes first, and its second address has the place of interface 7's own.
@@ -129,6 +140,8 @@ mod tests {
         let (at, word) = place(LocalMac::new(OWN, 7).mac, 7);
         assert_eq!(place(LocalMac::new(second, 6).mac, 6).0, at);
         assert_eq!(places(&own)[&at], word);
+        assert_eq!(places(&own)[&0], NOT_ONLY, "there are two interfaces");
+        assert_eq!(places(&OwnAddresses::new()), BTreeMap::from([(0, NOT_ONLY)]));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType};
-use lb_common::local_mac::PLACES;
+use lb_common::local_mac::WORDS;
 use lb_common::map::{ABI_VERSION, BackendRow, Counter, FlowEntry, InsertWindow, Meta, ServiceEntry, SlotPair, name};
 use lb_common::reason::Reason;
 
@@ -99,7 +99,7 @@ fn shapes(lengths: Lengths, longest: u32) -> [Shape; 4] {
 /// One value on every kernel: half a MiB, where the oldest take four.
 const LOCAL_MACS: Shape = Shape {
     name: name::LOCAL_MACS,
-    elements: PLACES,
+    elements: WORDS,
     size: size_of::<u64>(),
     whole: true,
 };
@@ -193,7 +193,7 @@ impl Tables {
         self.pairs.mapping()
     }
 
-    /// As [`services`](Self::services): the words of [`lb_common::local_mac::place`].
+    /// As [`services`](Self::services): the words of [`lb_common::local_mac`].
     ///
     /// # Errors
     /// The kernel's.

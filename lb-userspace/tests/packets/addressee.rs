@@ -127,6 +127,7 @@ fn an_address_is_own_on_its_interface_alone() {
     }
     edge.set_own(OwnAddresses::new());
     leaves_alone(&mut edge, "before anything is known", "0200000000ee");
+    leaves_alone(&mut edge, "before anything is known", "000000000000");
 }
 
 /// The last hop: `l2` sends the packet on as a router does, and a router does not.
