@@ -27,5 +27,6 @@ pub mod policy;
 pub mod private;
 pub mod ring;
 pub mod simulate;
+mod systemd;
 pub mod trust;
 pub mod wish;

@@ -8,6 +8,7 @@ use tokio::process::Command;
 use super::Failure;
 use crate::api::events::Event;
 use crate::group::Group;
+use crate::systemd;
 
 /// Runs it with the event as one line of JSON on its standard input; done when it exits with 0. Dropped before it has ended, it is killed
 /// with all that it has started.
@@ -17,7 +18,11 @@ pub(super) async fn run(command: &[String], event: &Event) -> Result<(), Failure
     };
     let mut line = serde_json::to_vec(event).map_err(|error| Failure::Never(error.to_string()))?;
     line.push(b'\n');
-    let child = Command::new(program)
+    let mut child = Command::new(program);
+    for variable in systemd::VARIABLES {
+        child.env_remove(variable);
+    }
+    let child = child
         .args(arguments)
         .env("EDGELB_KIND", event.kind.name())
         .env("EDGELB_SEVERITY", event.severity.name())

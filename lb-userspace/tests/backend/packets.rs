@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, maps::MapData};
-use lb_common::decap::{AddressKey, DecapReason, name};
+use lb_common::decap::{AddressKey, DecapReason, SourceKey, name};
 use lb_common::local_mac::LocalMac;
+use lb_userspace::backend::from::Prefix;
 use lb_userspace::backend::program::PROGRAM;
 
 use crate::frames::{MACS, ethernet, ip, tunnel, udp};
@@ -22,6 +24,8 @@ const CLIENT_V6: &str = "2001:db8:f::7";
 
 /// Where frames of a test run come from.
 const LOOPBACK: u32 = 1;
+/// Where tunnels may begin.
+const FROM: [&str; 3] = ["10.0.0.1", "10.8.0.0/15", "2001:db8::/127"];
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -43,6 +47,12 @@ impl Program {
         let mut own: HashMap<&mut MapData, LocalMac, u8> = ebpf.map_mut(name::LOCAL_MACS).unwrap().try_into().unwrap();
         own.insert(LocalMac::new(*MACS.first_chunk().unwrap(), LOOPBACK), 0, 0)
             .unwrap();
+        let mut sources: LpmTrie<&mut MapData, SourceKey, u8> =
+            ebpf.map_mut(name::SOURCES).unwrap().try_into().unwrap();
+        for prefix in FROM {
+            let (bits, key) = prefix.parse::<Prefix>().unwrap().key();
+            sources.insert(&Key::new(bits, key), 0, 0).unwrap();
+        }
         let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();
         program.load().unwrap();
         Program { ebpf }
@@ -109,6 +119,47 @@ fn unwraps_all_pairs_of_any_length() {
             let padded = [&frame[..], &padding].concat();
             let expected = [&ethernet(MACS, &inner)[..], &padding].concat();
             program.check(&what, &padded, DecapReason::Unwrapped, XDP_PASS, &expected);
+        }
+    }
+}
+
+#[test]
+fn a_strangers_packets_for_a_vip_are_dropped() {
+    let mut program = Program::load();
+    for (host, client, vip, edges, strangers) in [
+        (
+            HOST_V4,
+            CLIENT_V4,
+            VIP_V4,
+            ["10.0.0.1", "10.8.0.0", "10.9.255.255"],
+            ["198.51.100.66", "10.0.0.0", "10.10.0.0"],
+        ),
+        (
+            HOST_V6,
+            CLIENT_V6,
+            VIP_V6,
+            ["2001:db8::", "2001:db8::1", "2001:db8::1"],
+            ["2001:db8::2", "a00:1::", "::ffff:10.0.0.1"],
+        ),
+    ] {
+        let inner = udp(client, vip, (1, 2), 0, b"x");
+        for edge in edges {
+            let frame = ethernet(MACS, &tunnel(edge, host, 0, &inner));
+            program.check(edge, &frame, DecapReason::Unwrapped, XDP_PASS, &ethernet(MACS, &inner));
+        }
+        let other = udp(
+            client,
+            if vip == VIP_V4 { "192.0.2.11" } else { "2001:db8:1::b" },
+            (1, 2),
+            0,
+            b"x",
+        );
+        for stranger in strangers {
+            let frame = ethernet(MACS, &tunnel(stranger, host, 0, &inner));
+            program.check(stranger, &frame, DecapReason::SourceNotAllowed, XDP_DROP, &frame);
+            // Another tunnel's on this host.
+            let frame = ethernet(MACS, &tunnel(stranger, host, 0, &other));
+            program.check(stranger, &frame, DecapReason::NotAVip, XDP_PASS, &frame);
         }
     }
 }
