@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Uid, User, getgrouplist, setgid, setgroups, setuid};
 use thiserror::Error;
 
 /// A user of this host, and what `initgroups(3)` would give to a process of that user.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RunAs {
     name: String,
     user: Uid,
@@ -24,7 +24,7 @@ pub struct RunAs {
 }
 
 /// Why no program can run as a user.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RunAsError {
     /// This host does not know the name.
     #[error("this host has no user {0:?}; `getent passwd` lists those that it has")]

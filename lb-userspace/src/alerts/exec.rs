@@ -18,12 +18,11 @@ pub(super) async fn run(command: &[String], event: &Event) -> Result<(), Failure
     };
     let mut line = serde_json::to_vec(event).map_err(|error| Failure::Never(error.to_string()))?;
     line.push(b'\n');
-    let mut child = Command::new(program);
-    for variable in systemd::VARIABLES {
-        child.env_remove(variable);
-    }
-    let child = child
+    let child = Command::new(program)
         .args(arguments)
+        .env_remove(systemd::NOTIFY_SOCKET)
+        .env_remove(systemd::WATCHDOG_USEC)
+        .env_remove(systemd::WATCHDOG_PID)
         .env("EDGELB_KIND", event.kind.name())
         .env("EDGELB_SEVERITY", event.severity.name())
         .env("EDGELB_SUBJECT", event.subject())

@@ -1,6 +1,6 @@
 //! While it runs: the decapsulator knows this host's addresses, and people can ask for the counters.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
@@ -56,7 +56,7 @@ pub(super) async fn serve(
     say!("stop with SIGTERM or Ctrl-C, which undo all of it; SIGUSR1 prints the counters");
     let mut look_after = interval(LOOK_AFTER);
     look_after.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut supervisor = Supervisor::default();
+    let mut supervisor = Supervisor::of_environment(Some(format!("unwraps IP in IP from {edges}")));
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(()),
@@ -71,7 +71,7 @@ pub(super) async fn serve(
                 keeper.interfaces(host, decapsulator).await;
             }
             _ = look_after.tick() => {
-                supervisor.turned();
+                supervisor.turned(Instant::now());
                 if let Err(error) = learn_addresses(host, keeper, decapsulator).await {
                     caution!("{error}");
                 }

@@ -237,7 +237,7 @@ impl Daemon {
             Event::Reload => self.ahead.read(&self.world, Source::OwnFile, Purpose::Reload(None)),
             Event::Ready(ready) => self.take_config(*ready).await,
             Event::Tick => {
-                self.supervisor.turned();
+                self.supervisor.turned(Instant::now());
                 self.rates.sample(&self.kernel);
                 self.tick_interfaces().await;
                 self.tick_offloads();

@@ -237,7 +237,7 @@ async fn run_here(file: &Path, socket: &Path, instance: &Instance, own: OwnFile)
         silent_agents: HashMap::new(),
         latencies: Latencies::default(),
         alerts,
-        supervisor: Supervisor::default(),
+        supervisor: Supervisor::of_environment(None),
         events: events.clone(),
         started: Instant::now(),
         config_warnings,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
-use aya::{Ebpf, maps::MapData};
+use aya::{Ebpf, EbpfLoader, maps::MapData};
 use lb_common::decap::{AddressKey, DecapReason, SourceKey, name};
 use lb_common::local_mac::LocalMac;
 use lb_userspace::backend::from::Prefix;
@@ -35,8 +35,16 @@ struct Program {
 }
 
 impl Program {
+    /// With tunnels from [`FROM`] alone.
     fn load() -> Self {
-        let mut ebpf = Ebpf::load(&crate::object()).unwrap();
+        Self::load_with(1)
+    }
+
+    fn load_with(sources_limited: u32) -> Self {
+        let mut ebpf = EbpfLoader::new()
+            .override_global(name::SOURCES_LIMITED, &sources_limited, true)
+            .load(&crate::object())
+            .unwrap();
         for (map, addresses) in [(name::LOCALS, [HOST_V4, HOST_V6]), (name::VIPS, [VIP_V4, VIP_V6])] {
             let mut map: HashMap<&mut MapData, AddressKey, u8> = ebpf.map_mut(map).unwrap().try_into().unwrap();
             for address in addresses {
@@ -162,6 +170,32 @@ fn a_strangers_packets_for_a_vip_are_dropped() {
             program.check(stranger, &frame, DecapReason::NotAVip, XDP_PASS, &frame);
         }
     }
+}
+
+#[test]
+fn where_no_edges_are_named_nothing_is_asked_about_the_source() {
+    let verified = |program: &Program| {
+        let program: &Xdp = program.ebpf.program(PROGRAM).unwrap().try_into().unwrap();
+        let info = program.info().unwrap();
+        (
+            info.verified_instruction_count().unwrap(),
+            info.size_translated().unwrap(),
+        )
+    };
+    let (mut open, limited) = (Program::load_with(0), Program::load());
+    let inner = udp(CLIENT_V4, VIP_V4, (1, 2), 0, b"x");
+    let frame = ethernet(MACS, &tunnel("198.51.100.66", HOST_V4, 0, &inner));
+    open.check(
+        "a stranger",
+        &frame,
+        DecapReason::Unwrapped,
+        XDP_PASS,
+        &ethernet(MACS, &inner),
+    );
+    let (open, limited) = (verified(&open), verified(&limited));
+    println!("instructions verified and bytes left: {open:?} open, {limited:?} limited");
+    // The look-up is not in the program any more.
+    assert!(open.0 < limited.0 && open.1 < limited.1, "{open:?}, {limited:?}");
 }
 
 #[test]
