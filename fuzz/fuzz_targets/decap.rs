@@ -7,15 +7,15 @@ use edgelb_fuzz::{Partly, wire};
 use lb_common::decap::{AddressKey, DecapReason, Remark, Unwrap, decide};
 use libfuzzer_sys::fuzz_target;
 
-// The first byte's three lowest bits: whether the outer address is ours, the inner one a VIP, the Ethernet address ours; the others: how much of the frame
+// The first byte's four lowest bits: whether the outer address is ours, the inner one a VIP, the Ethernet address ours, the outer source an edge;
+// the others: how much of the frame
 // can be read directly, all if they are set.
 fuzz_target!(|input: &[u8]| {
     let Some((first, frame)) = input.split_first() else {
         return;
     };
-    let (local, vip) = (first & 1 != 0, first & 2 != 0);
-    let (mut outer, mut inner) = (None, None);
-    let own = first & 4 != 0;
+    let (local, vip, own, edge) = (first & 1 != 0, first & 2 != 0, first & 4 != 0, first & 8 != 0);
+    let (mut outer, mut inner, mut source) = (None, None, None);
     let whole = decide(
         frame,
         |head| {
@@ -30,16 +30,25 @@ fuzz_target!(|input: &[u8]| {
             inner = Some(*address);
             vip
         },
+        |address| {
+            source = Some(*address);
+            edge
+        },
     );
     match whole {
         Ok(unwrap) => {
-            assert!(local && own && vip);
+            assert!(local && own && vip && edge);
+            from(frame, source);
             unwrapped(frame, &unwrap, outer, inner);
         }
         Err(DecapReason::NotLocal) => assert!(!local),
         Err(DecapReason::OtherHost) => assert!(local && !own),
         Err(DecapReason::NotAVip) => assert!(local && own && !vip),
-        Err(DecapReason::InnerTooLong | DecapReason::CongestionLost) => assert!(local && own && vip),
+        Err(DecapReason::SourceNotAllowed) => {
+            assert!(local && own && vip && !edge);
+            from(frame, source);
+        }
+        Err(DecapReason::InnerTooLong | DecapReason::CongestionLost) => assert!(local && own && vip && edge),
         Err(DecapReason::InnerTruncated | DecapReason::BadInnerHeader) => assert!(local && own),
         Err(DecapReason::Unwrapped | DecapReason::UnwrappedMarked | DecapReason::HeadRefused) => {
             panic!("{whole:?} is not for the decision to say")
@@ -47,13 +56,23 @@ fuzz_target!(|input: &[u8]| {
         Err(_) => assert!(outer.is_none(), "asked for the address of a frame that is no tunnel's"),
     }
     let readable = frame.len() * usize::from(first >> 3) / 31;
-    let partly = decide(&Partly { frame, readable }, |_| own, |_| local, |_| vip);
+    let partly = decide(&Partly { frame, readable }, |_| own, |_| local, |_| vip, |_| edge);
     let short = matches!(partly, Err(DecapReason::Truncated | DecapReason::InnerTruncated));
     assert!(
         partly == whole || short,
         "{readable} bytes: {partly:?}, whole: {whole:?}"
     );
 });
+
+/// The source that was asked about is the outer header's.
+fn from(frame: &[u8], source: Option<AddressKey>) {
+    let outer: IpAddr = if wire::number(frame, 12) == 0x0800 {
+        wire::v4(frame, 26).into()
+    } else {
+        wire::v6(frame, 22).into()
+    };
+    assert_eq!(source, Some(outer.into()));
+}
 
 /// Does what the program would, and looks at it.
 fn unwrapped(frame: &[u8], unwrap: &Unwrap, outer: Option<AddressKey>, inner: Option<AddressKey>) {

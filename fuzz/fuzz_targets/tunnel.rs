@@ -63,7 +63,7 @@ fn in_ipv6(outer: &[u8; 32], flow: &Flow, hash: u64, frame: &[u8]) -> Vec<u8> {
 }
 
 fn unwraps(wrapped: &[u8], outer_len: usize, frame: &[u8]) {
-    let unwrap = decide(wrapped, |_| true, |_| true, |_| true).expect("our own tunnel");
+    let unwrap = decide(wrapped, |_| true, |_| true, |_| true, |_| true).expect("our own tunnel");
     assert_eq!(unwrap.outer_len, outer_len);
     // The outer header has the inner one's marks.
     assert_eq!(unwrap.remark, Remark::None);

@@ -25,6 +25,10 @@ pub mod name {
     pub const LOCALS: &str = "LOCALS";
     /// Hash of [`LocalMac`](crate::local_mac::LocalMac) to a `u8` of no meaning: this host's own Ethernet addresses.
     pub const LOCAL_MACS: &str = "LOCAL_MACS";
+    /// Longest-prefix-match trie of [`SourceKey`](super::SourceKey) to a `u8` of no meaning: where tunnels may begin, the edges.
+    pub const SOURCES: &str = "SOURCES";
+    /// Constant of a `u32`, set before the program is loaded: 0 if tunnels may begin everywhere, and `SOURCES` is not asked.
+    pub const SOURCES_LIMITED: &str = "SOURCES_LIMITED";
     /// Per-CPU array of `u64` packets, one for each [`DecapReason`](super::DecapReason).
     pub const DECAP_REASONS: &str = "DECAP_REASONS";
 }
@@ -75,6 +79,44 @@ impl AddressKey {
             low,
             family: FAMILY_V6 as u32,
             reserved: 0,
+        }
+    }
+}
+
+/// An address as a key of the trie of allowed outer sources.
+///
+/// The family comes first, so that a prefix of one family never holds an address of the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct SourceKey {
+    /// [`FAMILY_V4`] or [`FAMILY_V6`].
+    pub family: u32,
+    /// The address's bytes as they are on the wire; IPv4: the first 4, and 12 of zero.
+    pub address: [u32; 4],
+}
+
+const _: () = assert!(size_of::<SourceKey>() == 20);
+
+impl SourceKey {
+    /// Bits of the family, which every prefix in the trie includes.
+    pub const FAMILY_BITS: u32 = u32::BITS;
+    /// How many prefixes the trie has room for.
+    pub const MAX_PREFIXES: usize = 1_024;
+    /// The length of the longest prefix, in bits: a whole key.
+    pub const BITS: u32 = size_of::<Self>() as u32 * u8::BITS;
+}
+
+impl From<&AddressKey> for SourceKey {
+    #[inline(always)]
+    fn from(key: &AddressKey) -> Self {
+        let address = if key.family == FAMILY_V4 as u32 {
+            [key.low as u32, 0, 0, 0]
+        } else {
+            bytemuck::cast([key.high, key.low])
+        };
+        Self {
+            family: key.family,
+            address,
         }
     }
 }
@@ -130,6 +172,7 @@ const LIMIT_OPTION_MASK: u64 = u64::from_ne_bytes([0, 0xFF, 0xFF, 0xFF, 0, 0xFF,
 
 /// The outer header, as far as it matters.
 struct Outer {
+    source: AddressKey,
     destination: AddressKey,
     /// Its own length with its options, in bytes.
     header_len: usize,
@@ -153,13 +196,14 @@ struct Inner {
 }
 
 /// Decides about one frame. `is_own` says whether its first 8 bytes (the first in the lowest bits, see [`crate::local_mac`]) are addressed to
-/// this host, `is_local` whether an address is this host's, `is_vip` whether it is a VIP named.
+/// this host, `is_local` whether an address is this host's, `is_vip` whether it is a VIP named, `is_edge` whether tunnels may begin at it.
 #[inline(always)]
 pub fn decide<P: Packet + ?Sized>(
     packet: &P,
     is_own: impl FnOnce(u64) -> bool,
     is_local: impl FnOnce(&AddressKey) -> bool,
     is_vip: impl FnOnce(&AddressKey) -> bool,
+    is_edge: impl FnOnce(&AddressKey) -> bool,
 ) -> Result<Unwrap, DecapReason> {
     let outer = outer(packet)?;
     if !packet.holds(ETH_LEN + outer.header_len + outer.payload) {
@@ -174,6 +218,10 @@ pub fn decide<P: Packet + ?Sized>(
     let inner = inner(packet, &outer)?;
     if !is_vip(&inner.destination) {
         return Err(DecapReason::NotAVip);
+    }
+    // After the VIP: what a stranger sends for another tunnel of this host is not ours to drop.
+    if !is_edge(&outer.source) {
+        return Err(DecapReason::SourceNotAllowed);
     }
     if inner.length > outer.payload {
         return Err(DecapReason::InnerTooLong);
@@ -217,6 +265,7 @@ fn outer_v4<P: Packet + ?Sized>(packet: &P) -> Result<Outer, DecapReason> {
         return Err(DecapReason::OuterFragment);
     }
     Ok(Outer {
+        source: AddressKey::v4(load(ip, offset_of!(Ipv4Hdr, src_addr))),
         destination: AddressKey::v4(load(ip, offset_of!(Ipv4Hdr, dst_addr))),
         header_len: Ipv4Hdr::LEN,
         carries,
@@ -249,8 +298,9 @@ fn outer_v6<P: Packet + ?Sized>(packet: &P) -> Result<Outer, DecapReason> {
     if version_and_class >> 12 != 6 {
         return Err(DecapReason::BadOuterHeader);
     }
-    let destination = offset_of!(Ipv6Hdr, dst_addr);
+    let (source, destination) = (offset_of!(Ipv6Hdr, src_addr), offset_of!(Ipv6Hdr, dst_addr));
     Ok(Outer {
+        source: AddressKey::v6(load(ip, source), load(ip, source + 8)),
         destination: AddressKey::v6(load(ip, destination), load(ip, destination + 8)),
         header_len: Ipv6Hdr::LEN + options_len,
         carries,
@@ -370,6 +420,8 @@ const fn updated_checksum(checksum: u16, before: u16, after: u16) -> u16 {
 mod user {
     // SAFETY: it is `Pod`: any bytes are a value, and none of them are padding.
     unsafe impl aya::Pod for super::AddressKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::SourceKey {}
 }
 
 #[cfg(test)]

@@ -9,12 +9,12 @@ use core::mem::size_of;
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, xdp_action},
-    btf_maps::{HashMap, PerCpuArray},
+    btf_maps::{HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
     helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use lb_common::decap::{AddressKey, DecapFate, DecapReason, Remark, Unwrap, decide};
+use lb_common::decap::{AddressKey, DecapFate, DecapReason, Remark, SourceKey, Unwrap, decide};
 use lb_common::local_mac::LocalMac;
 use lb_common::parse::Packet;
 use network_types::eth::EthHdr;
@@ -26,6 +26,11 @@ const ADDRESSES: usize = 65_536;
 static VIPS: HashMap<AddressKey, u8, ADDRESSES, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map]
 static LOCALS: HashMap<AddressKey, u8, ADDRESSES, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+#[btf_map]
+static SOURCES: LpmTrie<SourceKey, u8, { SourceKey::MAX_PREFIXES }> = LpmTrie::new();
+/// Whether tunnels may begin only at `SOURCES`. Read-only and known when the program is loaded: with 0 the verifier removes the look-up.
+#[unsafe(no_mangle)]
+static SOURCES_LIMITED: u32 = 1;
 #[btf_map]
 static LOCAL_MACS: HashMap<LocalMac, u8, ADDRESSES, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map]
@@ -41,6 +46,7 @@ fn decap(ctx: XdpContext) -> u32 {
         },
         |address| LOCALS.get_ptr(address).is_some(),
         |address| VIPS.get_ptr(address).is_some(),
+        is_edge,
     ) {
         Ok(how) => unwrap(&ctx, &how),
         Err(reason) => reason,
@@ -53,6 +59,16 @@ fn decap(ctx: XdpContext) -> u32 {
         DecapFate::Unwrapped | DecapFate::Passed => xdp_action::XDP_PASS,
         DecapFate::Dropped => xdp_action::XDP_DROP,
     }
+}
+
+#[inline(always)]
+fn is_edge(address: &AddressKey) -> bool {
+    // SAFETY: a static. Volatile, or the compiler would take the value that is written above for granted.
+    if unsafe { (&raw const SOURCES_LIMITED).read_volatile() } == 0 {
+        return true;
+    }
+    let key = Key::new(SourceKey::BITS, SourceKey::from(address));
+    SOURCES.get(&key).is_some()
 }
 
 const ETH_LEN: usize = size_of::<EthHdr>();

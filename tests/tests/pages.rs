@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -66,6 +68,35 @@ fn the_table_of_dependencies_is_the_manifests() -> Result<()> {
     let explained: Vec<String> = rows.iter().map(|row| row[0].to_owned()).collect();
     assert!(explained.is_sorted(), "not in alphabetical order: {explained:?}");
     assert_eq!(used, explained.into_iter().collect());
+    Ok(())
+}
+
+#[test]
+fn systemd_has_nothing_to_say_about_the_units() -> Result<()> {
+    const UNITS: [&str; 2] = ["lbd.service", "lbd-backend@.service"];
+    let folder = tempfile::tempdir()?;
+    let mut paths = Vec::new();
+    for unit in UNITS {
+        let text = fs::read_to_string(root().join("packaging").join(unit))?;
+        // The programs need not be installed here.
+        let text = text
+            .replace("/usr/local/sbin/lbd ", "/bin/true ")
+            .replace("/usr/local/sbin/lbctl ", "/bin/true ");
+        let path = folder.path().join(unit.replace('@', "@eth0"));
+        fs::write(&path, text)?;
+        paths.push(path);
+    }
+    let checked = Command::new("systemd-analyze").arg("verify").args(&paths).output();
+    let output = match checked {
+        Ok(output) => output,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            eprintln!("left out: no systemd-analyze here");
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
     Ok(())
 }
 

@@ -49,11 +49,13 @@ pub enum DecapReason {
     CongestionLost = 15,
     /// For a VIP, but the kernel would not move the packet's start.
     HeadRefused = 16,
+    /// For a VIP, but the outer source is none of the edges' addresses that were named (`lbd backend --from`).
+    SourceNotAllowed = 17,
 }
 
 impl DecapReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [DecapReason; 17] = [
+    pub const ALL: [DecapReason; 18] = [
         Self::Unwrapped,
         Self::UnwrappedMarked,
         Self::NotIp,
@@ -71,6 +73,7 @@ impl DecapReason {
         Self::InnerTooLong,
         Self::CongestionLost,
         Self::HeadRefused,
+        Self::SourceNotAllowed,
     ];
 
     /// How many reasons there are: the length of the counter array.
@@ -96,17 +99,20 @@ impl DecapReason {
             Self::InnerTooLong => "inner_too_long",
             Self::CongestionLost => "congestion_lost",
             Self::HeadRefused => "head_refused",
+            Self::SourceNotAllowed => "source_not_allowed",
         }
     }
 
     /// What becomes of a packet with this reason.
     ///
-    /// What may belong to another tunnel of this host is passed; what is surely for a VIP but broken is dropped.
+    /// What may belong to another tunnel of this host is passed; what is surely for a VIP but broken, or from a stranger, is dropped.
     #[inline(always)]
     pub const fn fate(self) -> DecapFate {
         match self {
             Self::Unwrapped | Self::UnwrappedMarked => DecapFate::Unwrapped,
-            Self::InnerTooLong | Self::CongestionLost | Self::HeadRefused => DecapFate::Dropped,
+            Self::InnerTooLong | Self::CongestionLost | Self::HeadRefused | Self::SourceNotAllowed => {
+                DecapFate::Dropped
+            }
             Self::NotIp
             | Self::Vlan
             | Self::NotATunnel

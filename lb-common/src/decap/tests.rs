@@ -53,9 +53,10 @@ fn decided(frame: &[u8]) -> Result<Unwrap, DecapReason> {
                 .any(|text| AddressKey::from(text.parse::<IpAddr>().unwrap()) == *key)
         }
     };
+    let is_edge = ["10.0.0.1", "2001:db8::1"];
     // As every frame here begins.
     let is_own = |head: u64| head.to_le_bytes().starts_with(&OWN_MAC);
-    decide(frame, is_own, one_of(is_local), one_of(is_vip))
+    decide(frame, is_own, one_of(is_local), one_of(is_vip), one_of(is_edge))
 }
 
 fn unwrap_of(outer_len: usize, ethertype: [u8; 2], remark: Remark) -> Result<Unwrap, DecapReason> {
@@ -139,6 +140,10 @@ fn the_rest_is_named() {
     check("16-byte header", v4(&[(14, 0x44)]), DecapReason::BadOuterHeader);
     check("total length 19", v4(&[(17, 19)]), DecapReason::BadOuterHeader);
     check("options", v4(&[(14, 0x46)]), DecapReason::OuterOptions);
+    check("a stranger", v4(&[(26, 11)]), DecapReason::SourceNotAllowed);
+    check("a stranger", v6(&[(37, 9)]), DecapReason::SourceNotAllowed);
+    // What a stranger sends for other tunnels of this host is theirs.
+    check("a stranger's, no VIP", v4(&[(26, 11), (53, 11)]), DecapReason::NotAVip);
     check("more fragments", v4(&[(20, 0x20)]), DecapReason::OuterFragment);
     check("fragment offset", v4(&[(21, 0x01)]), DecapReason::OuterFragment);
     check("fragment header", v6(&[(20, 44)]), DecapReason::OuterFragment);
@@ -294,4 +299,19 @@ fn sum(header: &[u8]) -> u16 {
 fn the_hand_written_inner_header_has_a_right_checksum() {
     assert_eq!(sum(&bytes(INNER_V4)[..20]), 0xFFFF);
     assert_eq!(sum(&bytes(OUTER_V4)), 0xFFFF);
+}
+
+#[test]
+fn an_allowed_source_is_a_key_that_begins_with_its_family() {
+    let key = |text: &str| SourceKey::from(&AddressKey::from(text.parse::<IpAddr>().unwrap()));
+    let bytes = |text: &str| bytemuck::cast::<SourceKey, [u8; 20]>(key(text));
+    assert_eq!(
+        bytes("10.1.2.3")[4..],
+        [10, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    );
+    assert_eq!(
+        bytes("2001:db8::7")[4..],
+        [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]
+    );
+    assert_ne!(bytes("10.1.2.3")[..4], bytes("::")[..4]);
 }

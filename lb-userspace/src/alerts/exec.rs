@@ -8,6 +8,7 @@ use tokio::process::Command;
 use super::Failure;
 use crate::api::events::Event;
 use crate::group::Group;
+use crate::systemd;
 
 /// Runs it with the event as one line of JSON on its standard input; done when it exits with 0. Dropped before it has ended, it is killed
 /// with all that it has started.
@@ -19,6 +20,9 @@ pub(super) async fn run(command: &[String], event: &Event) -> Result<(), Failure
     line.push(b'\n');
     let child = Command::new(program)
         .args(arguments)
+        .env_remove(systemd::NOTIFY_SOCKET)
+        .env_remove(systemd::WATCHDOG_USEC)
+        .env_remove(systemd::WATCHDOG_PID)
         .env("EDGELB_KIND", event.kind.name())
         .env("EDGELB_SEVERITY", event.severity.name())
         .env("EDGELB_SUBJECT", event.subject())

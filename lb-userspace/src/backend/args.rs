@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use clap::{Args, ValueEnum};
 
+use super::from::Prefix;
 use super::{BackendError, Options, remove, run};
 use crate::model::XdpMode;
 
@@ -28,6 +29,9 @@ pub struct BackendArgs {
         required_unless_present = "remove"
     )]
     vips: Vec<IpAddr>,
+    /// Where tunnels may begin: addresses or prefixes of the edges; without any, from everywhere
+    #[arg(long = "from", value_name = "PREFIX", value_delimiter = ',', num_args = 0..)]
+    from: Vec<Prefix>,
     /// How the decapsulator is attached
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     xdp_mode: Mode,
@@ -59,6 +63,7 @@ impl BackendArgs {
         let options = Options {
             interfaces: self.interfaces,
             vips: self.vips,
+            from: self.from,
             mode: match self.xdp_mode {
                 Mode::Auto => XdpMode::Auto,
                 Mode::Native => XdpMode::Native,

@@ -7,11 +7,16 @@ use super::host::{Host, Interface};
 use super::output::caution;
 use super::sysctl::{self, Advice};
 use super::{BackendError, Options};
+use lb_common::decap::SourceKey;
 
 /// The options with doubles taken out.
 pub(super) fn options(mut options: Options) -> Result<Options, BackendError> {
     keep_first(&mut options.interfaces);
     keep_first(&mut options.vips);
+    keep_first(&mut options.from);
+    if options.from.len() > SourceKey::MAX_PREFIXES {
+        return Err(BackendError::TooManyPrefixes(options.from.len()));
+    }
     if options.interfaces.is_empty() {
         return Err(BackendError::NoInterface);
     }
@@ -181,6 +186,7 @@ mod tests {
             options(Options {
                 interfaces: interfaces.iter().map(ToString::to_string).collect(),
                 vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
+                from: Vec::new(),
                 mode: XdpMode::Auto,
             })
         };

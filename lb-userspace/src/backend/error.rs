@@ -4,6 +4,8 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use lb_common::decap::SourceKey;
+
 use super::record::Record;
 use crate::netlink::NetlinkError;
 
@@ -19,6 +21,9 @@ pub enum BackendError {
     /// No VIP was named.
     #[error("no VIP: name those whose packets are unwrapped with --vip")]
     NoVip,
+    /// More prefixes than the decapsulator has room for.
+    #[error("{0} prefixes in --from, {max} at most: name larger ones", max = SourceKey::MAX_PREFIXES)]
+    TooManyPrefixes(usize),
     /// The address cannot be a VIP.
     #[error("{vip} cannot be a VIP: it is {what}")]
     BadVip {

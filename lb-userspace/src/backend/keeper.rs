@@ -33,8 +33,13 @@ impl<'a> Keeper<'a> {
     }
 
     /// The interfaces that are to have the decapsulator.
-    pub(super) fn names(&self) -> &'a [String] {
+    pub(super) fn interfaces_named(&self) -> &'a [String] {
         &self.options.interfaces
+    }
+
+    /// The VIPs that this host is to have.
+    pub(super) fn vips_named(&self) -> &'a [IpAddr] {
+        &self.options.vips
     }
 
     /// Attaches the decapsulator where it is not any more.

@@ -17,6 +17,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::model::XdpMode;
+use crate::systemd::Supervisor;
+use from::Prefix;
 use host::Host;
 use keeper::Keeper;
 use program::Decapsulator;
@@ -26,6 +28,7 @@ mod args;
 mod changes;
 mod checks;
 mod error;
+pub mod from;
 pub mod host;
 mod keeper;
 mod output;
@@ -44,6 +47,8 @@ pub struct Options {
     pub interfaces: Vec<String>,
     /// The VIPs whose packets are unwrapped, and which this host is to have.
     pub vips: Vec<IpAddr>,
+    /// Where tunnels may begin, the edges; none: everywhere.
+    pub from: Vec<Prefix>,
     /// How the decapsulator is attached.
     pub mode: XdpMode,
 }
@@ -67,7 +72,7 @@ pub async fn run(options: Options, object: &[u8]) -> Result<(), BackendError> {
     let interfaces = checks::interfaces(&host, &options).await?;
     let signals = serve::Signals::catch()?;
     let mut record = claim.load()?;
-    let mut decapsulator = Decapsulator::load(object, &options.vips)?;
+    let mut decapsulator = Decapsulator::load(object, &options.vips, &options.from)?;
 
     let served = async {
         changes::apply(&claim, &mut record, &host, &options).await?;
@@ -84,6 +89,7 @@ pub async fn run(options: Options, object: &[u8]) -> Result<(), BackendError> {
         serve::serve(&mut host, &mut keeper, &mut decapsulator, signals).await
     }
     .await;
+    Supervisor::stopping();
     if served.is_err() {
         output::caution!("it failed: undoing what was done");
     }

@@ -5,14 +5,16 @@ use std::fmt;
 use std::hash::Hash;
 use std::net::IpAddr;
 
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::{Xdp, xdp};
-use aya::{Ebpf, Pod, programs::ProgramError};
-use lb_common::decap::{AddressKey, DecapReason, name};
+use aya::{Ebpf, EbpfLoader, Pod, programs::ProgramError};
+use lb_common::decap::{AddressKey, DecapReason, SourceKey, name};
 use lb_common::encap::Mac;
 use lb_common::local_mac::{LocalMac, is_group};
 
 use super::BackendError;
+use super::from::Prefix;
 use super::host::Interface;
 use super::output::{caution, say};
 use crate::bpf::local_macs::OwnAddresses;
@@ -30,6 +32,8 @@ pub struct Decapsulator {
     macs: HashMap<MapData, LocalMac, u8>,
     known_macs: HashSet<LocalMac>,
     counters: PerCpuArray<MapData, u64>,
+    /// Where tunnels may begin; none: everywhere.
+    from: Vec<Prefix>,
 }
 
 /// How a program is attached.
@@ -67,18 +71,28 @@ impl Stats {
 }
 
 impl Decapsulator {
-    /// Loads the program from its object file and tells it the VIPs. It is attached nowhere yet.
+    /// Loads the program from its object file, with the VIPs and where tunnels may begin (`from`; none: everywhere). It is attached nowhere yet.
     ///
     /// # Errors
     ///
     /// If the kernel's verifier refuses it, or the file is another program's.
-    pub fn load(object: &[u8], vips: &[IpAddr]) -> Result<Self, BackendError> {
-        let mut ebpf = Ebpf::load(object)?;
+    pub fn load(object: &[u8], vips: &[IpAddr], from: &[Prefix]) -> Result<Self, BackendError> {
+        let limited = u32::from(!from.is_empty());
+        let mut ebpf = EbpfLoader::new()
+            .override_global(name::SOURCES_LIMITED, &limited, true)
+            .load(object)?;
         let mut vip_map: HashMap<MapData, AddressKey, u8> = take(&mut ebpf, name::VIPS)?;
         for vip in vips {
             vip_map
                 .insert(AddressKey::from(*vip), 0, 0)
                 .map_err(map_error(name::VIPS))?;
+        }
+        let mut sources: LpmTrie<MapData, SourceKey, u8> = take(&mut ebpf, name::SOURCES)?;
+        for prefix in from {
+            let (bits, key) = prefix.key();
+            sources
+                .insert(&Key::new(bits, key), 0, 0)
+                .map_err(map_error(name::SOURCES))?;
         }
         let locals = take(&mut ebpf, name::LOCALS)?;
         let macs = take(&mut ebpf, name::LOCAL_MACS)?;
@@ -94,6 +108,7 @@ impl Decapsulator {
             macs,
             known_macs: HashSet::new(),
             counters,
+            from: from.to_vec(),
         })
     }
 
@@ -166,8 +181,28 @@ impl Decapsulator {
         Ok(Stats(counts.collect::<Result<_, BackendError>>()?))
     }
 
+    /// Where tunnels may begin, as text.
+    pub(super) fn edges(&self) -> String {
+        if self.from.is_empty() {
+            return "everywhere".to_owned();
+        }
+        let prefixes: Vec<_> = self.from.iter().map(ToString::to_string).collect();
+        prefixes.join(", ")
+    }
+
+    /// Warns if tunnels may begin everywhere.
+    pub(super) fn warn_if_open(&self) {
+        if self.from.is_empty() {
+            caution!(
+                "no --from: tunnelled packets are unwrapped whoever sends them, so anybody who reaches this host gets past \
+                 firewalls that look at the outer header alone; name the edges: --from PREFIX (FROM=PREFIX in the unit's file)"
+            );
+        }
+    }
+
     /// Prints a line for each reason that packets had.
     pub(super) fn say_counters(&self) {
+        self.warn_if_open();
         match self.stats() {
             Ok(stats) => {
                 for (reason, packets) in stats.iter().filter(|(_, packets)| *packets != 0) {

@@ -1,6 +1,6 @@
 //! While it runs: the decapsulator knows this host's addresses, and people can ask for the counters.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
@@ -11,6 +11,7 @@ use super::keeper::Keeper;
 use super::output::{caution, say};
 use super::program::Decapsulator;
 use crate::netlink::{all_links, own_addresses};
+use crate::systemd::Supervisor;
 
 /// How often to look after things that no message tells of.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
@@ -48,11 +49,14 @@ pub(super) async fn serve(
     decapsulator: &mut Decapsulator,
     mut signals: Signals,
 ) -> Result<(), BackendError> {
-    let count = learn_addresses(host, keeper.names(), decapsulator).await?;
-    say!("ready: unwraps IP in IP that is sent to any of this host's {count} addresses, for the VIPs named");
+    let count = learn_addresses(host, keeper, decapsulator).await?;
+    let edges = decapsulator.edges();
+    decapsulator.warn_if_open();
+    say!("ready: unwraps IP in IP from {edges} to any of this host's {count} addresses, for the VIPs named");
     say!("stop with SIGTERM or Ctrl-C, which undo all of it; SIGUSR1 prints the counters");
     let mut look_after = interval(LOOK_AFTER);
     look_after.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut supervisor = Supervisor::of_environment(Some(format!("unwraps IP in IP from {edges}")));
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(()),
@@ -61,13 +65,14 @@ pub(super) async fn serve(
             _ = signals.user.recv() => decapsulator.say_counters(),
             () = host.changed() => {
                 // Before the program sees a frame, it knows whose frames are its own.
-                if let Err(error) = learn_addresses(host, keeper.names(), decapsulator).await {
+                if let Err(error) = learn_addresses(host, keeper, decapsulator).await {
                     caution!("{error}");
                 }
                 keeper.interfaces(host, decapsulator).await;
             }
             _ = look_after.tick() => {
-                if let Err(error) = learn_addresses(host, keeper.names(), decapsulator).await {
+                supervisor.turned(Instant::now());
+                if let Err(error) = learn_addresses(host, keeper, decapsulator).await {
                     caution!("{error}");
                 }
                 keeper.interfaces(host, decapsulator).await;
@@ -77,19 +82,22 @@ pub(super) async fn serve(
     }
 }
 
-/// Loopback addresses are left out: no tunnel's packet may come from the wire for them.
+/// Loopback addresses are left out: no tunnel's packet may come from the wire for them. So are the VIPs, whichever interface has them:
+/// anybody can reach those, and other backends have them as well.
 async fn learn_addresses(
     host: &Host,
-    interfaces: &[String],
+    keeper: &Keeper<'_>,
     decapsulator: &mut Decapsulator,
 ) -> Result<usize, BackendError> {
     let mut addresses: Vec<_> = host.addresses().await?.into_iter().map(|found| found.address).collect();
-    addresses.retain(|address| !address.is_loopback());
+    addresses.retain(|address| !address.is_loopback() && !keeper.vips_named().contains(address));
     addresses.sort();
     addresses.dedup();
     let count = addresses.len();
     let links = all_links().await.map_err(BackendError::Links)?;
-    let named = links.iter().filter(|link| interfaces.contains(&link.name));
+    let named = links
+        .iter()
+        .filter(|link| keeper.interfaces_named().contains(&link.name));
     let indices: Vec<u32> = named.map(|link| link.ifindex).collect();
     decapsulator.set_own_addresses(&own_addresses(links.iter().map(|link| &link.own), &indices))?;
     decapsulator.set_locals(addresses)?;

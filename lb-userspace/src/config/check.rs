@@ -10,6 +10,7 @@ use super::scalar::{ALL_BUILT, Value};
 use super::table::{Key, Reader};
 use crate::health::probe::dns::{RCODES, RECORDS};
 use crate::model::{Check, Dns, Exec, Grpc, Http, Protocol, Statuses, Tls, Udp};
+use crate::run_as::RunAs;
 
 /// The kind, and the keys that some kinds have.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub(super) struct Keys<'r> {
     expect_hex: Key<&'r str>,
     program: Key<&'r str>,
     args: Key<&'r DeValue<'r>>,
+    user: Key<&'r str>,
+    run_as: Option<RunAs>,
 }
 
 /// What a probe does.
@@ -66,6 +69,7 @@ const MOST_BYTES: usize = 1_024;
 
 pub(super) fn read<'r>(reader: &Reader<'r>, found: &mut Findings<'_>) -> Keys<'r> {
     const WANT: &str = "\"tcp\", \"http\", \"https\", \"grpc\", \"dns\", \"udp\", \"icmp\" or \"exec\"";
+    let mut run_as = None;
     let keys = Keys {
         header: reader.header,
         kind: reader.required("kind", WANT, found, |value| value.choice(&KINDS, &ALL_BUILT)),
@@ -98,6 +102,12 @@ pub(super) fn read<'r>(reader: &Reader<'r>, found: &mut Findings<'_>) -> Keys<'r
         expect_hex: reader.key("expect_hex", found, |value| hex(value).map(|(text, _)| text)),
         program: reader.key("program", found, absolute),
         args: reader.key("args", found, |value| args(value).map(|_| value.toml)),
+        user: reader.key("user", found, |value| {
+            let name = value.string("the name of a user of this host")?;
+            run_as = Some(RunAs::named(name)?);
+            Ok(name)
+        }),
+        run_as,
     };
     keys.belong(reader, found);
     keys
@@ -115,7 +125,7 @@ impl Keys<'_> {
             .map_or("", |(name, _)| name);
         let web = "http and https";
         let tls = "https, and grpc with tls = true";
-        let all: [(&'static str, Option<Span>, &'static str, &[Kind]); 19] = [
+        let all: [(&'static str, Option<Span>, &'static str, &[Kind]); 20] = [
             ("path", span(&self.path), web, &[Http, Https]),
             ("host", span(&self.host), "http, https and grpc", &[Http, Https, Grpc]),
             ("expect_status", span(&self.expect_status), web, &[Http, Https]),
@@ -135,6 +145,7 @@ impl Keys<'_> {
             ("expect_hex", span(&self.expect_hex), "udp", &[Udp]),
             ("program", span(&self.program), "exec", &[Exec]),
             ("args", span(&self.args), "exec", &[Exec]),
+            ("user", span(&self.user), "exec", &[Exec]),
         ];
         for (key, typed, only, kinds) in all {
             if let Some(span) = typed.filter(|_| !kinds.contains(&kind)) {
@@ -220,6 +231,7 @@ impl Keys<'_> {
                         .collect(),
                     _ => Vec::new(),
                 },
+                run_as: self.user.optional()?.and_then(|_| self.run_as.clone()),
             }),
         })
     }

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use thiserror::Error;
 
+use crate::run_as::RunAsError;
+
 /// An error: the file is refused. `value` is always the text as typed.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub(super) enum Problem {
@@ -147,6 +149,8 @@ pub(super) enum Problem {
     TextAndHex { key: &'static str },
     #[error("via \"vip\" is not for kind exec: the program itself chooses how it asks")]
     ExecByVip,
+    #[error("user: {0}")]
+    User(#[from] RunAsError),
     #[error("{key} is only for kind {only}, and this kind is {kind}")]
     NotForKind {
         key: &'static str,

@@ -94,6 +94,7 @@ pub(super) const HEALTH: &[&str] = &[
     "expect_hex",
     "program",
     "args",
+    "user",
 ];
 pub(super) const BACKEND: &[&str] = &["name", "address", "weight", "forward", "priority", "sorry"];
 

@@ -82,6 +82,7 @@ use crate::load::agent::{Agents, Word};
 use crate::model::Service;
 use crate::netlink::{Addresses, Answer, LinkChanges, Watcher};
 use crate::policy::Now;
+use crate::systemd::Supervisor;
 use accepted::{Accepted, Record};
 use ahead::{Ahead, Purpose, Ready, Source};
 use attached::Attached;
@@ -166,6 +167,7 @@ struct Daemon {
     latencies: Latencies,
     /// Who is told of it.
     alerts: Option<Alerts>,
+    supervisor: Supervisor,
     /// For threads that report to the loop.
     events: mpsc::UnboundedSender<Event>,
     started: Instant,
@@ -235,6 +237,7 @@ impl Daemon {
             Event::Reload => self.ahead.read(&self.world, Source::OwnFile, Purpose::Reload(None)),
             Event::Ready(ready) => self.take_config(*ready).await,
             Event::Tick => {
+                self.supervisor.turned(Instant::now());
                 self.rates.sample(&self.kernel);
                 self.tick_interfaces().await;
                 self.tick_offloads();
@@ -264,6 +267,7 @@ impl Daemon {
     }
 
     fn farewell(&mut self, reason: &str) {
+        Supervisor::stopping();
         self.positions.stale = true;
         self.tend_positions();
         self.positions.finish();

@@ -49,6 +49,7 @@ use crate::path::{self, PathError};
 use crate::plan::Scope;
 use crate::policy::Change;
 use crate::private::{self, ReplaceError};
+use crate::systemd::Supervisor;
 
 /// Why the daemon does not run.
 #[derive(Debug, Error)]
@@ -236,6 +237,7 @@ async fn run_here(file: &Path, socket: &Path, instance: &Instance, own: OwnFile)
         silent_agents: HashMap::new(),
         latencies: Latencies::default(),
         alerts,
+        supervisor: Supervisor::of_environment(None),
         events: events.clone(),
         started: Instant::now(),
         config_warnings,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::Protocol;
+use crate::run_as::RunAs;
 
 /// What a probe does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -96,6 +97,8 @@ pub struct Exec {
     pub program: PathBuf,
     /// Its arguments, as they are.
     pub args: Vec<String>,
+    /// The user it runs as; nothing: the daemon's own.
+    pub run_as: Option<RunAs>,
 }
 
 impl Http {

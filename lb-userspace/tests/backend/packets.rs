@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
-use aya::{Ebpf, maps::MapData};
-use lb_common::decap::{AddressKey, DecapReason, name};
+use aya::{Ebpf, EbpfLoader, maps::MapData};
+use lb_common::decap::{AddressKey, DecapReason, SourceKey, name};
 use lb_common::local_mac::LocalMac;
+use lb_userspace::backend::from::Prefix;
 use lb_userspace::backend::program::PROGRAM;
 
 use crate::frames::{MACS, ethernet, ip, tunnel, udp};
@@ -22,6 +24,8 @@ const CLIENT_V6: &str = "2001:db8:f::7";
 
 /// Where frames of a test run come from.
 const LOOPBACK: u32 = 1;
+/// Where tunnels may begin.
+const FROM: [&str; 3] = ["10.0.0.1", "10.8.0.0/15", "2001:db8::/127"];
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -31,8 +35,16 @@ struct Program {
 }
 
 impl Program {
+    /// With tunnels from [`FROM`] alone.
     fn load() -> Self {
-        let mut ebpf = Ebpf::load(&crate::object()).unwrap();
+        Self::load_with(1)
+    }
+
+    fn load_with(sources_limited: u32) -> Self {
+        let mut ebpf = EbpfLoader::new()
+            .override_global(name::SOURCES_LIMITED, &sources_limited, true)
+            .load(&crate::object())
+            .unwrap();
         for (map, addresses) in [(name::LOCALS, [HOST_V4, HOST_V6]), (name::VIPS, [VIP_V4, VIP_V6])] {
             let mut map: HashMap<&mut MapData, AddressKey, u8> = ebpf.map_mut(map).unwrap().try_into().unwrap();
             for address in addresses {
@@ -43,6 +55,12 @@ impl Program {
         let mut own: HashMap<&mut MapData, LocalMac, u8> = ebpf.map_mut(name::LOCAL_MACS).unwrap().try_into().unwrap();
         own.insert(LocalMac::new(*MACS.first_chunk().unwrap(), LOOPBACK), 0, 0)
             .unwrap();
+        let mut sources: LpmTrie<&mut MapData, SourceKey, u8> =
+            ebpf.map_mut(name::SOURCES).unwrap().try_into().unwrap();
+        for prefix in FROM {
+            let (bits, key) = prefix.parse::<Prefix>().unwrap().key();
+            sources.insert(&Key::new(bits, key), 0, 0).unwrap();
+        }
         let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();
         program.load().unwrap();
         Program { ebpf }
@@ -111,6 +129,73 @@ fn unwraps_all_pairs_of_any_length() {
             program.check(&what, &padded, DecapReason::Unwrapped, XDP_PASS, &expected);
         }
     }
+}
+
+#[test]
+fn a_strangers_packets_for_a_vip_are_dropped() {
+    let mut program = Program::load();
+    for (host, client, vip, edges, strangers) in [
+        (
+            HOST_V4,
+            CLIENT_V4,
+            VIP_V4,
+            ["10.0.0.1", "10.8.0.0", "10.9.255.255"],
+            ["198.51.100.66", "10.0.0.0", "10.10.0.0"],
+        ),
+        (
+            HOST_V6,
+            CLIENT_V6,
+            VIP_V6,
+            ["2001:db8::", "2001:db8::1", "2001:db8::1"],
+            ["2001:db8::2", "a00:1::", "::ffff:10.0.0.1"],
+        ),
+    ] {
+        let inner = udp(client, vip, (1, 2), 0, b"x");
+        for edge in edges {
+            let frame = ethernet(MACS, &tunnel(edge, host, 0, &inner));
+            program.check(edge, &frame, DecapReason::Unwrapped, XDP_PASS, &ethernet(MACS, &inner));
+        }
+        let other = udp(
+            client,
+            if vip == VIP_V4 { "192.0.2.11" } else { "2001:db8:1::b" },
+            (1, 2),
+            0,
+            b"x",
+        );
+        for stranger in strangers {
+            let frame = ethernet(MACS, &tunnel(stranger, host, 0, &inner));
+            program.check(stranger, &frame, DecapReason::SourceNotAllowed, XDP_DROP, &frame);
+            // Another tunnel's on this host.
+            let frame = ethernet(MACS, &tunnel(stranger, host, 0, &other));
+            program.check(stranger, &frame, DecapReason::NotAVip, XDP_PASS, &frame);
+        }
+    }
+}
+
+#[test]
+fn where_no_edges_are_named_nothing_is_asked_about_the_source() {
+    let verified = |program: &Program| {
+        let program: &Xdp = program.ebpf.program(PROGRAM).unwrap().try_into().unwrap();
+        let info = program.info().unwrap();
+        (
+            info.verified_instruction_count().unwrap(),
+            info.size_translated().unwrap(),
+        )
+    };
+    let (mut open, limited) = (Program::load_with(0), Program::load());
+    let inner = udp(CLIENT_V4, VIP_V4, (1, 2), 0, b"x");
+    let frame = ethernet(MACS, &tunnel("198.51.100.66", HOST_V4, 0, &inner));
+    open.check(
+        "a stranger",
+        &frame,
+        DecapReason::Unwrapped,
+        XDP_PASS,
+        &ethernet(MACS, &inner),
+    );
+    let (open, limited) = (verified(&open), verified(&limited));
+    println!("instructions verified and bytes left: {open:?} open, {limited:?} limited");
+    // The look-up is not in the program any more.
+    assert!(open.0 < limited.0 && open.1 < limited.1, "{open:?}, {limited:?}");
 }
 
 #[test]

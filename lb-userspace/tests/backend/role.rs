@@ -10,7 +10,7 @@ use crate::net::{Net, Role, sh, sysctl};
 
 const VIP_V4: &str = "192.0.2.10";
 const VIP_V6: &str = "2001:db8:1::a";
-const BOTH: &str = "--interface eth0 --vip 192.0.2.10 --vip 2001:db8:1::a";
+const BOTH: &str = "--interface eth0 --vip 192.0.2.10 --vip 2001:db8:1::a --from 10.0.0.1,2001:db8::/64";
 
 /// What of the host the role may change, as text.
 fn host() -> String {
@@ -106,6 +106,60 @@ fn serves_all_pairs_natively_and_undoes_it_all() {
 #[test]
 fn serves_all_pairs_generically_and_undoes_it_all() {
     serves_and_undoes("generic", "generic XDP");
+}
+
+/// Whether a datagram in a tunnel from `outer` to `end` reaches a server on the VIP.
+fn reaches(net: &Net, server: &UdpSocket, outer: &str, end: &str, vip: &str) -> bool {
+    let client = if vip == VIP_V4 { "8.8.8.8" } else { "2001:4860::8888" };
+    let inner = udp(client, vip, (1234, 53), 0, b"a question");
+    net.wire().send(&ethernet(net.macs(), &tunnel(outer, end, 0, &inner)));
+    server.recv_from(&mut [0; 100]).is_ok()
+}
+
+fn server(vip: &str) -> UdpSocket {
+    let server = UdpSocket::bind((vip, 53)).unwrap();
+    server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    server
+}
+
+#[test]
+fn tunnels_begin_at_the_edges_that_were_named_and_end_at_addresses_that_are_no_vips() {
+    let net = Net::new();
+    let role = Role::start(BOTH);
+    for (vip, edge, stranger, end) in [
+        (VIP_V4, "10.0.0.1", "198.51.100.66", "10.0.0.2"),
+        (VIP_V6, "2001:db8::1", "2001:db8:66::66", "2001:db8::2"),
+    ] {
+        let server = server(vip);
+        assert!(reaches(&net, &server, edge, end, vip), "from {edge}");
+        assert!(!reaches(&net, &server, stranger, end, vip), "from {stranger}");
+        assert!(!reaches(&net, &server, edge, vip, vip), "the tunnel ends at {vip}");
+    }
+    role.signal(Signal::SIGTERM);
+    let (_, said) = role.end();
+    let counted = |name: &str| said.lines().any(|line| line.split_whitespace().eq([name, "2"]));
+    assert!(
+        counted("unwrapped") && counted("source_not_allowed") && counted("not_local"),
+        "{said}"
+    );
+    assert!(!said.contains("no --from"), "{said}");
+}
+
+#[test]
+fn without_edges_named_it_unwraps_from_everywhere_and_warns_at_start_and_with_the_counters() {
+    let net = Net::new();
+    // `--from` without a value is what the unit's file has if it names none.
+    for from in ["", " --from"] {
+        let mut role = Role::start(&format!("--interface eth0 --vip {VIP_V4}{from}"));
+        assert!(role.said.contains("warning: no --from"), "{}", role.said);
+        assert!(reaches(&net, &server(VIP_V4), "198.51.100.66", "10.0.0.2", VIP_V4));
+        role.said.clear();
+        role.signal(Signal::SIGUSR1);
+        role.wait_for("warning: no --from");
+        role.wait_for("unwrapped");
+        role.signal(Signal::SIGTERM);
+        assert!(role.end().0);
+    }
 }
 
 #[test]
@@ -232,6 +286,14 @@ fn refusals_change_nothing() {
     refused("--interface lo --vip 192.0.2.10", "lo is the loopback interface");
     refused("--interface tun0 --vip 192.0.2.10", "tun0 is no Ethernet interface");
     refused("--interface eth0 --vip 224.0.0.1", "multicast");
+    refused(
+        "--interface eth0 --vip 192.0.2.10 --from 10.0.0.5/24",
+        "10.0.0.0/24 is the prefix",
+    );
+    refused(
+        "--interface eth0 --vip 192.0.2.10 --from edge-1",
+        "neither an address nor a prefix",
+    );
     refused("--interface eth0", "--vip");
     refused("--vip 192.0.2.10", "--interface");
     sh("ip link set lo down");

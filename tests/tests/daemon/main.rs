@@ -11,6 +11,7 @@ mod meanwhile;
 mod next_hops;
 mod operator;
 mod scale;
+mod supervised;
 mod tables;
 
 use std::collections::BTreeSet;

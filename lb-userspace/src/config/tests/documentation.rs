@@ -25,10 +25,12 @@ fn its_examples_are_right() {
 
 #[test]
 fn the_readmes_example_is_right() {
-    let examples = blocks(README, "toml");
-    let [example] = examples.as_slice() else {
-        panic!("one example")
+    let blocks = blocks(README, "sh");
+    let [commands] = blocks.as_slice() else {
+        panic!("one block of commands")
     };
+    let (_, rest) = commands.split_once("/etc/lbd/edge.toml <<'EOF'\n").expect("the file");
+    let (example, _) = rest.split_once("EOF\n").expect("its end");
     let model = check_warnings(example, &[]);
     assert_eq!(model.services[0].backends.len(), 3);
 }

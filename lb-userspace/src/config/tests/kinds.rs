@@ -2,6 +2,7 @@
 
 use super::{check, check_warnings};
 use crate::model::{Check, Dns, Exec, Grpc, Http, Protocol, Statuses, Tls, Udp, Via};
+use crate::run_as::RunAs;
 
 fn file(protocol: &str, health: &str) -> String {
     format!(
@@ -69,6 +70,15 @@ fn every_kind() {
             Check::Exec(Exec {
                 program: "/bin/true".into(),
                 args: vec!["-v".into(), "a b".into()],
+                run_as: None,
+            }),
+        ),
+        (
+            "kind = \"exec\"\nprogram = \"/bin/true\"\nuser = \"nobody\"".to_owned(),
+            Check::Exec(Exec {
+                program: "/bin/true".into(),
+                args: Vec::new(),
+                run_as: Some(RunAs::named("nobody").expect("a user of every host")),
             }),
         ),
     ] {
@@ -107,6 +117,20 @@ fn what_a_kind_needs() {
         (
             "kind = \"dns\"\nquery = \"a..b\"",
             &[r#"14:9: service "web": health: query "a..b" is not a domain name, such as "www.example""#],
+        ),
+        (
+            "kind = \"exec\"\nprogram = \"/bin/true\"\nuser = \"no-such-user\"",
+            &[
+                r#"15:8: service "web": health: user: this host has no user "no-such-user"; `getent passwd` lists those that it has"#,
+            ],
+        ),
+        (
+            "kind = \"exec\"\nprogram = \"/bin/true\"\nuser = 65534",
+            &[r#"15:8: service "web": health: user 65534 is an integer: the name of a user of this host is wanted"#],
+        ),
+        (
+            "kind = \"tcp\"\nuser = \"nobody\"",
+            &[r#"14:8: service "web": health: user is only for kind exec, and this kind is tcp"#],
         ),
         (
             "kind = \"exec\"\nprogram = \"true\"\nargs = \"x\"",

@@ -261,6 +261,7 @@ fn health(health: &Health) -> Fields {
         Check::Exec(exec) => {
             fields.push(("health.program", exec.program.display().to_string()));
             fields.push(("health.args", format!("{:?}", exec.args)));
+            fields.extend(exec.run_as.as_ref().map(|user| ("health.user", user.name().to_owned())));
         }
     }
     fields

@@ -88,9 +88,12 @@ fn start(job: &Job, exec: &Exec) -> Result<Child, Fault> {
             .env("EDGELB_SERVICE", &*subject.service)
             .env("EDGELB_BACKEND", &*subject.backend);
     }
+    if let Some(user) = &exec.run_as {
+        user.apply(command.as_std_mut());
+    }
     // SAFETY: between fork and exec the closure makes one system call; it allocates nothing and takes no lock.
     unsafe {
-        // With the daemon its programs end, however it ends.
+        // With the daemon its programs end, however it ends. After the user: the kernel forgets this when the user changes.
         command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
     }
     command.spawn().map_err(|error: io::Error| {
@@ -149,6 +152,7 @@ mod tests {
             check: Check::Exec(Exec {
                 program: "/bin/sh".into(),
                 args: vec!["-c".into(), script.into()],
+                run_as: None,
             }),
             timeout,
             subject: Some(TargetId::new(service, "web-1")),

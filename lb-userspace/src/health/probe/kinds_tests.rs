@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::model::{Dns, Exec, Grpc, Http, Protocol, Statuses, Tls, Udp};
+use crate::run_as::RunAs;
 
 const AMPLE: Duration = Duration::from_secs(20);
 
@@ -378,6 +379,7 @@ fn script(text: &str) -> Check {
     Check::Exec(Exec {
         program: "/bin/sh".into(),
         args: vec!["-c".into(), text.into()],
+        run_as: None,
     })
 }
 
@@ -405,8 +407,38 @@ async fn exec_judges_by_the_exit_code() {
     let missing = Check::Exec(Exec {
         program: "/nowhere/probe".into(),
         args: Vec::new(),
+        run_as: None,
     });
     expect(ask(to, missing, AMPLE).await, Outcome::Skipped, "cannot be started");
+}
+
+#[tokio::test]
+async fn exec_runs_as_its_user_and_is_killed_all_the_same() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("left out: only root runs programs as others");
+        return;
+    }
+    let as_nobody = |text: &str| {
+        let Check::Exec(exec) = script(text) else {
+            unreachable!()
+        };
+        Check::Exec(Exec {
+            run_as: Some(RunAs::named("nobody").expect("a user of every host")),
+            ..exec
+        })
+    };
+    let to = "192.0.2.9:8080".parse().unwrap();
+    let about = "echo $(id -un) $(grep CapEff /proc/self/status | cut -f2) $HOME $EDGELB_PORT";
+    expect(
+        ask(to, as_nobody(about), AMPLE).await,
+        Outcome::Passed,
+        "exit code 0: nobody 0000000000000000 /nonexistent 8080",
+    );
+    expect(
+        ask(to, as_nobody("sleep 300"), Duration::from_millis(800)).await,
+        Outcome::Failed,
+        "no end of the program within 800ms",
+    );
 }
 
 #[tokio::test]
