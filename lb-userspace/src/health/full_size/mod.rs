@@ -128,9 +128,13 @@ impl FullSize {
     }
 }
 
-/// Whether a target's packets can be padded: they go through a tunnel, and this host makes them itself.
+/// Whether a target's packets can be padded: they go through a tunnel, and this host makes them itself. Or could, if it had a way.
 fn is_probed(target: &Target) -> bool {
-    let tunnel = matches!(&target.via, Via::Vip(path) if path.tunnel);
+    let tunnel = match &target.via {
+        Via::Vip(path) => path.tunnel,
+        Via::Blocked(_) => true,
+        Via::Direct => false,
+    };
     tunnel && !matches!(target.health.check, Check::Exec(_))
 }
 

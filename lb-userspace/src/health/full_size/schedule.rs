@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use super::super::{Judge, Outcome, State, Target, TargetId};
+use super::super::{Judge, Outcome, State, Target, TargetId, Via};
 use super::round::{Answer, Round};
 use super::{FullSizeState, Notable};
 
@@ -79,28 +79,32 @@ struct Entry {
 #[derive(Default)]
 pub(super) struct Schedule {
     entries: HashMap<TargetId, Entry>,
-    /// Those that are up and not running, by when they are due.
+    /// Those that can be asked, are up and not running, by when they are due.
     queue: BTreeSet<(Instant, TargetId)>,
     full: Option<u16>,
     serials: u64,
 }
 
 impl Schedule {
-    /// Replaces the set of targets; those that serve by `initial` are asked at once.
+    /// Replaces the set of targets; those that serve by `initial` are asked at once. What is known of one that cannot be asked now stays.
     pub(super) fn set(&mut self, targets: Vec<Target>, now: Instant) {
         let mut before = std::mem::take(&mut self.entries);
         self.queue.clear();
         for target in targets {
             let known = before.remove(&target.id).filter(|entry| entry.is_about(&target));
-            let mut entry = known.unwrap_or_else(|| {
-                self.serials += 1;
-                Entry::new(&target, Serial(self.serials), now)
-            });
-            entry.up = target.initial == Some(true);
+            let mut entry = match known {
+                Some(known) => known,
+                None if is_blocked(&target) => continue,
+                None => {
+                    self.serials += 1;
+                    Entry::new(&target, Serial(self.serials), now)
+                }
+            };
             entry.judge.retune(target.health.rise, target.health.fall);
             if entry.target.via != target.via || entry.target.health.check != target.health.check {
                 entry.next = now;
             }
+            entry.up = target.initial == Some(true);
             entry.target = target;
             entry.enqueue(&mut self.queue);
             self.entries.insert(entry.target.id.clone(), entry);
@@ -200,6 +204,11 @@ impl Schedule {
     }
 }
 
+/// Whether this host has no way to ask it now.
+fn is_blocked(target: &Target) -> bool {
+    matches!(target.via, Via::Blocked(_))
+}
+
 impl Entry {
     fn new(target: &Target, serial: Serial, now: Instant) -> Self {
         let health = &target.health;
@@ -223,7 +232,7 @@ impl Entry {
     }
 
     fn enqueue(&self, queue: &mut BTreeSet<(Instant, TargetId)>) {
-        if self.up && !self.running {
+        if self.up && !self.running && !is_blocked(&self.target) {
             queue.insert((self.next, self.target.id.clone()));
         }
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::super::super::Via;
 use super::*;
 use crate::model::{self, Check};
 
@@ -12,7 +11,7 @@ fn target(name: &str, up: bool) -> Target {
     Target {
         id: TargetId::new("web", name),
         address: [10, 0, 0, 1].into(),
-        via: Via::Blocked(Arc::from("no network here")),
+        via: Via::Direct,
         health: model::Health {
             check: Check::Tcp,
             port: 80,
@@ -174,6 +173,27 @@ fn silence_of_padded_packets_alone_is_no_finding() {
     assert!(schedule.notable().is_empty());
     end_next(&mut schedule, Answer::Fits, FULL);
     assert_eq!(schedule.state(&b1()), Some(FullSizeState::Passed));
+}
+
+#[test]
+fn a_finding_outlasts_a_path_that_is_made_anew() {
+    let now = Instant::now();
+    let mut schedule = one(now);
+    for _ in 0..3 {
+        end_next(&mut schedule, Answer::TooSmall, FULL);
+    }
+    let blocked = |name| Target {
+        via: Via::Blocked(Arc::from("its interface is gone")),
+        ..target(name, true)
+    };
+    schedule.set(vec![blocked("b1"), blocked("b2")], now);
+    schedule.set_up(&b1(), true, now);
+    assert_eq!(schedule.next_due(), None);
+    assert_eq!(schedule.state(&b1()), Some(FullSizeState::TooSmall));
+    assert_eq!(schedule.state(&TargetId::new("web", "b2")), None);
+    schedule.set(vec![target("b1", true)], now);
+    assert_eq!(schedule.next_due(), Some(now));
+    assert_eq!(schedule.state(&b1()), Some(FullSizeState::TooSmall));
 }
 
 #[test]
