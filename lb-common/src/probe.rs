@@ -1,7 +1,7 @@
 //! The users' path of health probes: what the probe programs and the daemon must agree on.
 //!
 //! A probe's socket lives in a network namespace of its own and has a mark, the number of its target. Three programs carry its packets:
-//! one writes the mark into the frame ([`label`]), because marks do not cross namespaces; one finds the target's [`Rewrite`](crate::map::Rewrite)
+//! one writes the mark into the frame ([`Label`]), because marks do not cross namespaces; one finds the target's [`Rewrite`](crate::map::Rewrite)
 //! by it, remembers the [`ProbeFlow`] and sends the packet as the balancer would; and one hands what comes back on that flow to
 //! the namespace.
 
@@ -55,21 +55,41 @@ pub enum Direction {
 /// The beginning of labels: a locally administered unicast address.
 const LABEL_PREFIX: [u8; 2] = [0x02, 0x6C];
 
-/// The source MAC address that names a target.
-#[inline(always)]
-pub const fn label(number: u32) -> [u8; 6] {
-    let [a, b, c, d] = number.to_be_bytes();
-    [LABEL_PREFIX[0], LABEL_PREFIX[1], a, b, c, d]
+/// Length of a label: both Ethernet addresses.
+pub const LABEL_LEN: usize = 12;
+
+/// What a label says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The target's number: the socket's mark.
+    pub number: u32,
+    /// Length in bytes up to which the packet is padded inside of the tunnel; 0: it is sent as it is. The socket's priority.
+    pub padded: u16,
 }
 
-/// The target that a label names; nothing: it is no label.
-#[inline(always)]
-pub const fn number(label: &[u8; 6]) -> Option<u32> {
-    let [first, second, a, b, c, d] = *label;
-    if first != LABEL_PREFIX[0] || second != LABEL_PREFIX[1] {
-        return None;
+impl Label {
+    /// The Ethernet addresses that say it. The source names the target, the destination the length.
+    #[inline(always)]
+    pub const fn bytes(self) -> [u8; LABEL_LEN] {
+        let [a, b, c, d] = self.number.to_be_bytes();
+        let [high, low] = self.padded.to_be_bytes();
+        let [first, second] = LABEL_PREFIX;
+        [first, second, 0, 0, high, low, first, second, a, b, c, d]
     }
-    Some(u32::from_be_bytes([a, b, c, d]))
+
+    /// What the Ethernet addresses of a frame say; nothing: they are no label.
+    #[inline(always)]
+    pub const fn read(bytes: &[u8; LABEL_LEN]) -> Option<Self> {
+        let [to, to_second, _, _, high, low, from, from_second, a, b, c, d] = *bytes;
+        let [first, second] = LABEL_PREFIX;
+        if to != first || to_second != second || from != first || from_second != second {
+            return None;
+        }
+        Some(Self {
+            number: u32::from_be_bytes([a, b, c, d]),
+            padded: u16::from_be_bytes([high, low]),
+        })
+    }
 }
 
 const ICMP: u8 = 1;
@@ -196,11 +216,20 @@ mod tests {
 
     #[test]
     fn labels() {
-        for wanted in [1, 0xABCD, u32::MAX] {
-            assert_eq!(number(&label(wanted)), Some(wanted));
+        for (number, padded) in [(1, 0), (0xABCD, 1_500), (u32::MAX, u16::MAX)] {
+            let label = Label { number, padded };
+            assert_eq!(Label::read(&label.bytes()), Some(label));
         }
-        assert_eq!(label(0x0102_0304), [0x02, 0x6C, 1, 2, 3, 4]);
-        assert_eq!(number(&[0x02, 0x6D, 0, 0, 0, 1]), None);
+        let label = Label {
+            number: 0x0102_0304,
+            padded: 0x0506,
+        };
+        assert_eq!(label.bytes(), [0x02, 0x6C, 0, 0, 5, 6, 0x02, 0x6C, 1, 2, 3, 4]);
+        for byte in [0, 1, 6, 7] {
+            let mut other = label.bytes();
+            other[byte] ^= 1;
+            assert_eq!(Label::read(&other), None, "byte {byte}");
+        }
     }
 
     #[test]

@@ -15,12 +15,15 @@ mod encapsulate;
 
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_head, bpf_skb_load_bytes_relative};
+use aya_ebpf::helpers::{
+    bpf_redirect, bpf_redirect_peer, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes_relative,
+};
 use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::{HashMap, LruHashMap};
 use aya_ebpf::programs::TcContext;
+use lb_common::encap::ETH_LEN;
 use lb_common::map::{FAMILY_V4, FAMILY_V6, Rewrite};
-use lb_common::probe::{Direction, ProbeFlow, flow_v4, flow_v6, is_unreachable, label, number};
+use lb_common::probe::{Direction, Label, ProbeFlow, flow_v4, flow_v6, is_unreachable};
 
 use crate::encapsulate::{Front, encapsulate};
 
@@ -34,12 +37,14 @@ static PROBES: HashMap<u32, Rewrite> = HashMap::with_max_entries(TARGETS, BPF_F_
 #[map]
 static PROBE_FLOWS: LruHashMap<ProbeFlow, u32> = LruHashMap::with_max_entries(FLOWS, 0);
 
-/// Writes the socket's mark, the number of the target, into the frame: the mark itself does not leave the namespace.
+/// Writes the socket's mark, the number of the target, into the frame, and its priority, the length up to which the packet is padded: they
+/// do not leave the namespace themselves.
 #[classifier]
 pub fn lb_probe_label(ctx: TcContext) -> i32 {
-    // SAFETY: a field of the program's own context.
-    let mark = unsafe { (*ctx.skb.skb).mark };
-    match ctx.skb.store(MAC_LEN, &label(mark), 0) {
+    // SAFETY: fields of the program's own context.
+    let (number, priority) = unsafe { ((*ctx.skb.skb).mark, (*ctx.skb.skb).priority) };
+    let padded = priority as u16;
+    match ctx.skb.store(0, &Label { number, padded }.bytes(), 0) {
         Ok(()) => TC_ACT_OK,
         Err(_) => TC_ACT_SHOT,
     }
@@ -61,9 +66,9 @@ pub fn lb_probe_send(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn send(ctx: &TcContext) -> Option<u32> {
-    let number = number(&ctx.load(MAC_LEN).ok()?)?;
+    let label = Label::read(&ctx.load(0).ok()?)?;
     // SAFETY: an entry that is replaced meanwhile stays readable until the program has ended.
-    let rewrite = unsafe { PROBES.get(number) }?;
+    let rewrite = unsafe { PROBES.get(label.number) }?;
     let packet = packet(ctx, Direction::Out)?;
     // SAFETY: a field of the program's own context: the end of the wire that leads to the prober.
     let wire = unsafe { (*ctx.skb.skb).ifindex };
@@ -71,9 +76,26 @@ fn send(ctx: &TcContext) -> Option<u32> {
     if unsafe { PROBE_FLOWS.get(packet.flow) } != Some(&wire) {
         PROBE_FLOWS.insert(packet.flow, wire, 0).ok()?;
     }
+    let length = pad(ctx, packet.length, label.padded)?;
     // One flow label for all probes: it need not differ.
-    encapsulate(ctx, rewrite, packet.length, packet.traffic_class, 0).ok()?;
+    encapsulate(ctx, rewrite, length, packet.traffic_class, 0).ok()?;
     Some(rewrite.ifindex)
+}
+
+/// Appends zeros to a packet of `length` bytes until it has `padded`; returns its length then.
+///
+/// The packet itself stays as it is, and so does its answer: the outer header counts the zeros, and the inner header does not. A receiver
+/// cuts off what lies behind a packet's own length (RFC 894 for Ethernet's padding; Linux: `ip_rcv_core`, `ip6_rcv_core`). So routers
+/// see a packet of that size, and no server gets a byte that its client did not send.
+#[inline(always)]
+fn pad(ctx: &TcContext, length: u32, padded: u16) -> Option<u32> {
+    let padded = u32::from(padded);
+    if padded <= length {
+        return Some(length);
+    }
+    // SAFETY: the context is the program's own. On the way in, the length is bounded by the kernel's 16 KiB and no MTU. Linux 4.9.
+    let failed = unsafe { bpf_skb_change_tail(ctx.skb.skb, ETH_LEN as u32 + padded, 0) };
+    (failed == 0).then_some(padded)
 }
 
 /// Hands to the prober what belongs to one of its flows, and leaves everything else alone.
@@ -177,7 +199,6 @@ impl Front for TcContext {
 /// `PACKET_BROADCAST` and `PACKET_MULTICAST` of `linux/if_packet.h`.
 const PACKET_BROADCAST: u32 = 1;
 const PACKET_MULTICAST: u32 = 2;
-const MAC_LEN: usize = 6;
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86DD;
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::health::FullSizeState;
 use crate::model;
 
 /// How the program is attached to an interface.
@@ -107,6 +108,32 @@ pub enum Admin {
     Disabled,
 }
 
+/// How a path was found to be too small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FoundBy {
+    /// By the MTU of the route or of the interface.
+    Route,
+    /// By a full-size probe.
+    Probe,
+}
+
+/// What full-size probes say of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FullSize {
+    /// There are none: it has no tunnel, or no check by the users' path that this host makes itself.
+    NotProbed,
+    /// Nothing is known yet.
+    Pending,
+    /// Packets of full size are answered.
+    Passed,
+    /// They are not, and small ones are.
+    TooSmall,
+    /// No padded packet is answered, large or small: nothing can be told.
+    Unanswered,
+}
+
 /// Makes an enumeration's name in the JSON its name in tables, too, and converts it from the model's.
 macro_rules! names {
     ($($type:ident { $($variant:ident = $name:literal),+ $(,)? })+) => {$(
@@ -139,7 +166,23 @@ names! {
     Tracking { Adaptive = "adaptive", Always = "always", Never = "never" }
     Via { Vip = "vip", Direct = "direct" }
     Health { Up = "up", Down = "down", Starting = "starting" }
+    FoundBy { Route = "route", Probe = "probe" }
+    FullSize {
+        NotProbed = "not-probed", Pending = "pending", Passed = "passed", TooSmall = "too-small",
+        Unanswered = "unanswered",
+    }
     Admin { Enabled = "enabled", Draining = "draining", Disabled = "disabled" }
+}
+
+impl From<FullSizeState> for FullSize {
+    fn from(state: FullSizeState) -> Self {
+        match state {
+            FullSizeState::Pending => FullSize::Pending,
+            FullSizeState::Passed => FullSize::Passed,
+            FullSizeState::TooSmall => FullSize::TooSmall,
+            FullSizeState::Unanswered => FullSize::Unanswered,
+        }
+    }
 }
 
 impl From<model::Protocol> for Protocol {

@@ -8,7 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-pub use super::names::{Acceptance, Admin, AttachMode, Forward, HashInput, Health, Protocol, Tracking, Via};
+pub use super::names::{
+    Acceptance, Admin, AttachMode, Forward, FoundBy, FullSize, HashInput, Health, Protocol, Tracking, Via,
+};
 pub use super::standing::{ServiceMode, Standing, StandingState};
 use crate::model;
 use crate::policy::ramp::Ramp;
@@ -300,6 +302,8 @@ pub struct BackendDetail {
     pub next_hop: NextHop,
     /// Why clients' full-size packets do not fit that way; nothing: they do, as far as this host knows.
     pub path_mtu: Option<PathMtu>,
+    /// What probes of that size say.
+    pub full_size: FullSize,
     /// Packets sent to it since it exists in the service.
     pub packets: u64,
     /// Their bytes.
@@ -357,6 +361,8 @@ pub struct PathMtu {
     pub needed: u32,
     /// The largest packet that the way takes, in bytes.
     pub mtu: u32,
+    /// How that is known.
+    pub found_by: FoundBy,
 }
 
 /// Counters since the maps were made.

@@ -19,8 +19,9 @@ use crate::alerts::Alerts;
 use crate::api::call::Call;
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::types::{
-    Admin, AttachMode, BackendCounts, BackendDetail, BackendStats, Capacity, Check, Forward, Health, Interface, Lookup,
-    NextHop, Override, PathMtu, Probe, ServiceDetail, ServiceStats, ServiceSummary, Stats, Status, Totals, Usage,
+    Admin, AttachMode, BackendCounts, BackendDetail, BackendStats, Capacity, Check, Forward, FullSize, Health,
+    Interface, Lookup, NextHop, Override, PathMtu, Probe, ServiceDetail, ServiceStats, ServiceSummary, Stats, Status,
+    Totals, Usage,
 };
 use crate::config;
 use crate::frames;
@@ -319,7 +320,12 @@ impl Daemon {
             path_mtu: self.misfit_of(service, backend).map(|found| PathMtu {
                 needed: found.needed,
                 mtu: found.mtu,
+                found_by: found.found_by,
             }),
+            full_size: self
+                .full_size
+                .state(&TargetId::new(&service.name, &backend.name))
+                .map_or(FullSize::NotProbed, FullSize::from),
             packets: counter.packets,
             bytes: counter.bytes,
             rate: self.rates.of(service.key(), identity(&backend.name)),

@@ -1,11 +1,14 @@
-//! Services whose full-size packets do not fit the path to some backend: found anew each second, reported when it begins and ends.
+//! Services whose full-size packets do not fit the path to some backend, by the MTU of routes and interfaces or by full-size probes: found
+//! anew each second, reported when it begins and ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Daemon;
 use super::world::World;
 use crate::api::events::{Cause, EventKind};
 use crate::fit::{TooSmall, full_size, sentence};
+use crate::health::TargetId;
+use crate::health::full_size::{Notable, SMALL};
 use crate::journal::Note;
 use crate::model::{Backend, Service};
 use crate::netlink::link_by_name;
@@ -43,24 +46,35 @@ impl Fits {
     }
 }
 
-/// The backends whose path is too small for packets of `full` bytes.
-fn find(world: &World, full: u32) -> Found {
+/// The backends whose path is too small for packets of `full` bytes, or for smaller ones where `probed` knows that users send no larger.
+fn find(world: &World, full: u32, probed: &HashMap<TargetId, Notable>) -> Found {
     let mut found = Found::new();
     let small = world.small_ways(full);
     // The usual case needs no walk over all backends.
-    if small.is_empty() {
+    if small.is_empty() && probed.is_empty() {
         return found;
     }
     for service in &world.model.services {
         for backend in &service.backends {
-            let mtu = small.get(&backend.address);
-            if let Some(problem) = mtu.and_then(|mtu| TooSmall::of(full, backend, *mtu)) {
+            let probed = probed.get(&TargetId::new(&service.name, &backend.name));
+            let mtu = small.get(&backend.address).copied();
+            if let Some(problem) = problem(backend, full, mtu, probed) {
                 let backends = found.entry(service.name.clone()).or_default();
                 backends.insert(backend.name.clone(), problem);
             }
         }
     }
     found
+}
+
+/// What is wrong with the path to a backend, by the MTU of its route or interface, if that is small, and by its probes.
+fn problem(backend: &Backend, full: u32, mtu: Option<u32>, probed: Option<&Notable>) -> Option<TooSmall> {
+    let size = probed.map_or(full, |probed| probed.size.min(full));
+    let known = mtu.and_then(|mtu| TooSmall::of(size, backend, mtu));
+    let probed = probed.filter(|probed| probed.too_small);
+    let probed = probed.map(|probed| TooSmall::probed(size, backend, probed.passes.unwrap_or(SMALL)));
+    // The smallest link counts.
+    known.into_iter().chain(probed).min_by_key(|found| found.mtu)
 }
 
 impl Daemon {
@@ -72,7 +86,9 @@ impl Daemon {
             mtus.extend(link_by_name(name).await.map(|link| link.mtu));
         }
         let Some(full) = full_size(mtus) else { return };
-        for transition in self.fits.update(find(&self.world, full)) {
+        self.full_size.set_full(full);
+        let found = find(&self.world, full, &self.full_size.notable());
+        for transition in self.fits.update(found) {
             let note = match transition {
                 Transition::TooSmall(name) => {
                     let why = self.world.service(&name).and_then(|service| self.misfit(service));
@@ -81,8 +97,9 @@ impl Daemon {
                 }
                 Transition::Fits(name) => {
                     let note = Note::new(EventKind::PathMtuOk, Cause::Network).service(&name);
-                    let why =
-                        format!("packets of {full} bytes fit the paths to all backends as far as this host knows");
+                    let why = format!(
+                        "clients' packets, of {full} bytes at most, fit the paths to all backends as far as this host knows"
+                    );
                     note.change("too small", "ok").because(why)
                 }
             };
@@ -106,14 +123,61 @@ impl Daemon {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::types::FoundBy;
     use crate::daemon::world::tests::world;
+    use crate::model::Forward;
+
+    #[test]
+    fn probes_know_more_than_routes() {
+        let (world, _) = world("", 1);
+        let service = world.service("web").unwrap();
+        let tunnel = Backend {
+            forward: Forward::Ipip,
+            ..service.backends[0].clone()
+        };
+        let probed = |size, passes| Notable {
+            size,
+            too_small: passes != Some(size),
+            passes,
+        };
+        let check = |mtu, probed: Option<Notable>, needed_and_mtu| {
+            let found = problem(&tunnel, 1_500, mtu, probed.as_ref());
+            assert_eq!(
+                found.map(|found| (found.needed, found.mtu, found.found_by)),
+                needed_and_mtu
+            );
+        };
+        use FoundBy::{Probe, Route};
+        check(None, None, None);
+        check(Some(1_500), None, Some((1_520, 1_500, Route)));
+        check(None, Some(probed(1_500, Some(1_380))), Some((1_520, 1_400, Probe)));
+        check(None, Some(probed(1_500, None)), Some((1_520, 276, Probe)));
+        // The smaller link counts.
+        check(
+            Some(1_500),
+            Some(probed(1_500, Some(1_380))),
+            Some((1_520, 1_400, Probe)),
+        );
+        check(
+            Some(1_300),
+            Some(probed(1_500, Some(1_380))),
+            Some((1_520, 1_300, Route)),
+        );
+        // The backend asks for segments that fit.
+        check(Some(1_500), Some(probed(1_480, Some(1_480))), None);
+        check(
+            Some(1_500),
+            Some(probed(1_481, Some(1_481))),
+            Some((1_501, 1_500, Route)),
+        );
+    }
 
     #[test]
     fn a_finding_is_reported_when_it_begins_grows_and_ends() {
         // Paths of 1,500 bytes, without a tunnel.
         let (world, _) = world("", 2);
-        assert_eq!(find(&world, 1_500), Found::new());
-        let both = find(&world, 1_501);
+        assert_eq!(find(&world, 1_500, &HashMap::new()), Found::new());
+        let both = find(&world, 1_501, &HashMap::new());
         assert_eq!(both["web"].len(), 2);
         assert_eq!(both["web"]["b1"].needed, 1_501);
 

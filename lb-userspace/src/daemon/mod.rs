@@ -76,7 +76,7 @@ use crate::api::call::Call;
 use crate::api::events::{Cause, EventKind};
 use crate::api::types::ConfigSource;
 use crate::health::unreachable::Unreachable;
-use crate::health::{Checker, HealthEvent, State as Health, TargetId, Transition};
+use crate::health::{Checker, FullSize, HealthEvent, State as Health, TargetId, Transition};
 use crate::journal::{Journal, Note};
 use crate::load::agent::{Agents, Word};
 use crate::model::Service;
@@ -140,6 +140,7 @@ struct Daemon {
     attached: Attached,
     offloads: Offloads,
     checker: Checker,
+    full_size: FullSize,
     paths: Paths,
     wayless: Wayless,
     fits: Fits,
@@ -301,6 +302,7 @@ impl Daemon {
         if !self.world.take_verdict(&id, address.ip(), to) {
             return;
         }
+        self.full_size.set_up(&id, to == Health::Up);
         let kind = match to {
             Health::Down => EventKind::BackendDown,
             Health::Up | Health::Starting => EventKind::BackendUp,
@@ -365,6 +367,7 @@ impl Daemon {
 
     fn set_targets(&self) {
         let targets = self.world.targets(|id| self.paths.via(id));
+        self.full_size.set(&targets);
         self.checker.set(targets);
     }
 }

@@ -39,7 +39,7 @@ use crate::bpf::links::AttachError;
 use crate::bpf::rival::{self, Rival};
 use crate::bpf::vanished;
 use crate::config::{Errors, Parsed};
-use crate::health::{self, Checker, State as Health, TargetId};
+use crate::health::{self, Checker, FullSize, State as Health, TargetId};
 use crate::journal::{self, Journal, Note};
 use crate::load::agent::Agents;
 use crate::model::{Backend, Model, Node};
@@ -206,6 +206,7 @@ async fn run_here(file: &Path, socket: &Path, instance: &Instance, own: OwnFile)
         let events = events.clone();
         move |reports| drop(events.send(Event::Health(reports)))
     })?;
+    let full_size = FullSize::start()?;
     let wayless = Wayless::resume(&positions);
     // Slots of an earlier daemon may be on their way.
     let services = world.model.services.iter().map(|service| service.key()).collect();
@@ -217,6 +218,7 @@ async fn run_here(file: &Path, socket: &Path, instance: &Instance, own: OwnFile)
         attached: Attached::default(),
         offloads: Offloads::load(&instance.state),
         checker,
+        full_size,
         paths: Paths::new(),
         wayless,
         fits: Fits::default(),

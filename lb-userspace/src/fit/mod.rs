@@ -1,8 +1,8 @@
 //! Whether clients' full-size packets fit the path to their backends with a tunnel's header in front.
 //!
 //! Where they do not, connections, requests and checks work, and so do downloads, which come back past the tunnel. Uploads hang for
-//! ever, because no sender learns that its packet was too big. This host knows the MTU of its routes and interfaces beforehand. It does
-//! not know a smaller link further on.
+//! ever, because no sender learns that its packet was too big. This host knows the MTU of its routes and interfaces beforehand. A smaller
+//! link further on is found by full-size probes ([`crate::health::full_size`]).
 
 mod host;
 
@@ -11,6 +11,7 @@ use std::net::IpAddr;
 
 use lb_common::encap::{IPV4_LEN, IPV6_LEN};
 
+use crate::api::types::FoundBy;
 use crate::model::{Backend, Forward, Protocol, Service};
 
 pub use host::{check, warnings};
@@ -40,15 +41,34 @@ pub struct TooSmall {
     pub full: u32,
     /// What it needs with the outer header, in bytes.
     pub needed: u32,
-    /// The largest packet that the path takes, in bytes: the MTU of its route or interface.
+    /// The largest packet that the path takes, in bytes.
     pub mtu: u32,
+    /// By what that is known: the MTU of the route or interface, or probes.
+    pub found_by: FoundBy,
 }
 
 impl TooSmall {
-    /// What is wrong with the path to a backend; nothing: it fits.
+    /// What is wrong with the path to a backend whose route or interface has this MTU; nothing: it fits.
     pub fn of(full: u32, backend: &Backend, mtu: u32) -> Option<Self> {
         let needed = full + overhead(backend);
-        (mtu < needed).then_some(Self { full, needed, mtu })
+        let found_by = FoundBy::Route;
+        (mtu < needed).then_some(Self {
+            full,
+            needed,
+            mtu,
+            found_by,
+        })
+    }
+
+    /// The same where probes of `full` bytes get no answer and those of `passes` do, both without the outer header.
+    pub fn probed(full: u32, backend: &Backend, passes: u32) -> Self {
+        let overhead = overhead(backend);
+        Self {
+            full,
+            needed: full + overhead,
+            mtu: passes + overhead,
+            found_by: FoundBy::Probe,
+        }
     }
 
     /// The largest TCP segment that fits, in bytes (RFC 9293 section 3.7.1): for a service with this address.
@@ -64,13 +84,17 @@ const TCP_LEN: u32 = 20;
 
 impl fmt::Display for TooSmall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { full, needed, mtu } = self;
+        let Self { full, needed, mtu, .. } = self;
         match needed - full {
-            0 => write!(f, "packets of {full} bytes do not fit a path MTU of {mtu}"),
+            0 => write!(f, "packets of {full} bytes do not fit a path MTU of {mtu}")?,
             outer => write!(
                 f,
                 "packets of {full} bytes need {needed} with {outer} bytes of outer header, and the path MTU is {mtu}"
-            ),
+            )?,
+        }
+        match self.found_by {
+            FoundBy::Route => Ok(()),
+            FoundBy::Probe => f.write_str(" as probes show"),
         }
     }
 }

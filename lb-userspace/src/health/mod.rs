@@ -6,6 +6,7 @@
 //! | `roster` | who is probed, when next, and what is known of everyone. Pure: the time is passed in |
 //! | `probe` | one probe of each kind, over the network |
 //! | [`checker`] | the thread that starts due probes and reports changes |
+//! | [`full_size`] | whether packets of users' full size get through the tunnels |
 //! | `lanes` | more threads for the probes, where one is not enough |
 //! | [`mod@unreachable`] | ICMP errors about tunnelled packets |
 //! | [`via`] | how probes travel |
@@ -15,6 +16,7 @@
 //! them is not decided here.
 
 pub mod checker;
+pub mod full_size;
 mod lanes;
 pub mod limits;
 pub(crate) mod probe;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use checker::{Checker, StartError};
+pub use full_size::{FullSize, FullSizeState};
 pub use limits::raise_file_limit;
 pub use state::{Judge, Outcome, State, Transition};
 pub use via::{Via, VipPath};

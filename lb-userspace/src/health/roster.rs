@@ -412,6 +412,7 @@ impl Probe {
             subject: self.key.subject.clone(),
             own: self.suspected().then_some(self.key.address),
             excuse_stall: !skipped_last,
+            padding: None,
         }
     }
 

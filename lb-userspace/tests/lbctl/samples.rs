@@ -192,6 +192,7 @@ pub(crate) fn service() -> ServiceDetail {
         share: 43_690.0 / 65_537.0,
         next_hop: hop("02:00:00:00:0a:0b"),
         path_mtu: None,
+        full_size: FullSize::Passed,
         packets: 19_403_221_870,
         bytes: 19_150_979_985_690,
         rate: rate(514_593.0),
@@ -229,7 +230,9 @@ pub(crate) fn service() -> ServiceDetail {
         path_mtu: Some(PathMtu {
             needed: 1_520,
             mtu: 1_500,
+            found_by: FoundBy::Probe,
         }),
+        full_size: FullSize::TooSmall,
         packets: 8_493_771_011,
         bytes: 8_383_351_987_857,
         rate: rate(257_297.0),

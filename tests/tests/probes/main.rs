@@ -3,6 +3,7 @@
 //! Needs root and the release builds of `lbd` and `lbctl` (`LBD_BIN`, `LBCTL_BIN`).
 
 mod faults;
+mod full_size;
 mod generic;
 mod kinds;
 mod mtu;

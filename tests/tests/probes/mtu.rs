@@ -52,7 +52,10 @@ fn a_link_without_room_for_the_outer_header_is_reported() -> Result<()> {
     for (service, needed) in [(v4, 1_520), (v6, 1_540)] {
         let shown = edge.json(&["service", "show", &service.name])?;
         let found = &shown["backends"][1]["path_mtu"];
-        ensure!(*found == serde_json::json!({"needed": needed, "mtu": 1_500}), "{found}");
+        ensure!(
+            *found == serde_json::json!({"needed": needed, "mtu": 1_500, "found_by": "route"}),
+            "{found}"
+        );
     }
     let shown = edge.json(&["service", "show", &l2.name])?;
     ensure!(shown["backends"][0]["path_mtu"].is_null(), "{shown}");
@@ -108,7 +111,7 @@ fn one_arm_that_was_raised_for_the_tunnel_is_large_enough() -> Result<()> {
     Ok(())
 }
 
-fn upload(site: &Site, service: &Service) -> Result<()> {
+pub(crate) fn upload(site: &Site, service: &Service) -> Result<()> {
     let target = SocketAddr::new(service.vip, service.port);
     let done = site.net.client.enter(|| -> Result<()> {
         let mut session = Session::open(target, UPLOAD)?;
@@ -120,7 +123,7 @@ fn upload(site: &Site, service: &Service) -> Result<()> {
 }
 
 /// The node's warnings about MTUs.
-fn said(edge: &Edge) -> Result<Vec<String>> {
+pub(crate) fn said(edge: &Edge) -> Result<Vec<String>> {
     Ok(about_mtus(&edge.json(&["status"])?["warnings"]))
 }
 
@@ -133,7 +136,7 @@ fn about_mtus(warnings: &Value) -> Vec<String> {
         .collect()
 }
 
-fn wait_for_said(edge: &Edge, count: usize) -> Result<()> {
+pub(crate) fn wait_for_said(edge: &Edge, count: usize) -> Result<()> {
     let mut lines = Vec::new();
     let waited = wait_until(&format!("{count} warnings about MTUs"), PATIENCE, || {
         lines = said(edge)?;
@@ -149,7 +152,7 @@ fn warned(edge: &Edge, verb: &str) -> Result<Vec<String>> {
 }
 
 /// The services of the events of a kind, in the order of their names.
-fn events(edge: &Edge, kind: &str) -> Result<Vec<String>> {
+pub(crate) fn events(edge: &Edge, kind: &str) -> Result<Vec<String>> {
     let text = edge.lbctl(&["-o", "json", "events"])?;
     let mut services = Vec::new();
     for line in text.lines() {

@@ -7,8 +7,8 @@ use super::table::{Cell, Table, left, right};
 use super::units::{age, bar, bit_rate, bytes, count, grouped, micros, millis, percent, rate};
 use super::{Tone, View, clean};
 use crate::api::types::{
-    Admin, BackendDetail, Check, Health, Lookup, NextHop, PathMtu, Protocol, ServiceDetail, ServiceMode,
-    ServiceSummary, StandingState,
+    Admin, BackendDetail, Check, Forward, FoundBy, FullSize, Health, Lookup, NextHop, PathMtu, Protocol, ServiceDetail,
+    ServiceMode, ServiceSummary, StandingState,
 };
 
 /// Columns of a bar.
@@ -93,6 +93,11 @@ pub fn service(service: &ServiceDetail, view: &View) -> String {
         text.push_str(&view.paragraph(Tone::Plain, "", "  ", &changing));
     }
     text.push_str(&view.paragraph(Tone::Plain, "", "  ", &checks(service.check.as_ref())));
+    let unprobed = |backend: &BackendDetail| backend.forward != Forward::L2 && backend.full_size == FullSize::NotProbed;
+    if service.backends.iter().any(unprobed) {
+        let unprobed = "full-size packets are not probed: that takes a check via vip other than exec";
+        text.push_str(&view.paragraph(Tone::Plain, "", "  ", unprobed));
+    }
     let serving = service.backends.iter().filter(|backend| backend.slots > 0).count();
     let tone = match serving {
         0 => Tone::Bad,
@@ -267,9 +272,17 @@ fn notes(backend: &BackendDetail, view: &View) -> Vec<Cell> {
     if let Some(why) = &backend.next_hop.unresolved {
         notes.push(Cell::new(Tone::Bad, format!("no next hop: {why}")));
     }
-    if let Some(PathMtu { needed, mtu }) = backend.path_mtu {
-        let note = format!("full-size packets need {needed} bytes, the path MTU is {mtu}");
+    if let Some(PathMtu { needed, mtu, found_by }) = backend.path_mtu {
+        let known = match found_by {
+            FoundBy::Route => "",
+            FoundBy::Probe => " as probes show",
+        };
+        let note = format!("full-size packets need {needed} bytes, the path MTU is {mtu}{known}");
         notes.push(Cell::new(Tone::Bad, note));
+    }
+    if backend.full_size == FullSize::Unanswered {
+        let note = "full-size packets are not checked: padded probes get no answer, not even small ones";
+        notes.push(Cell::new(Tone::Warn, note.to_owned()));
     }
     notes.extend(standing_note(backend, view).map(|note| Cell::new(Tone::Warn, note)));
     if let Some(load) = backend.load.filter(|load| *load < 1.0) {

@@ -27,8 +27,9 @@ pub(super) async fn probe(job: &Job, own: SocketAddr, deadline: Deadline) -> Res
         }
     };
     match result {
-        Err(Fault::Backend(text)) if text.starts_with(NO_CONNECTION) => {
-            Err(Fault::backend(format!("{text}; {}", words(&job.via, other))))
+        Err(Fault::Silence(text)) if text.starts_with(NO_CONNECTION) => {
+            let text = format!("{text}; {}", words(&job.via, other));
+            Err(Fault::Silence(text.into()))
         }
         other => other,
     }
@@ -40,9 +41,7 @@ fn words(via: &Via, other: Option<Result<(), Fault>>) -> String {
             "its own address answers: VIP or decapsulator missing, or filtered".to_owned()
         }
         (Some(Ok(())), _) => "its own address answers: VIP missing, or filtered".to_owned(),
-        (Some(Err(Fault::Backend(why))), _) if !why.starts_with(NO_CONNECTION) => {
-            format!("its own address: {why}")
-        }
+        (Some(Err(Fault::Backend(why))), _) => format!("its own address: {why}"),
         _ => "its own address is silent, too".to_owned(),
     }
 }

@@ -45,7 +45,11 @@ pub(super) async fn connect(job: &Job, deadline: Deadline) -> Result<TcpStream, 
     bind(job, &socket)?;
     let socket = TcpSocket::from_std_stream(socket.into());
     let connected = deadline.wait("connection", socket.connect(job.to)).await?;
-    connected.map_err(|error| job.via.fault_of(&error))
+    let stream = connected.map_err(|error| job.via.fault_of(&error))?;
+    if let Some(padding) = &job.padding {
+        padding.connected(&stream);
+    }
+    Ok(stream)
 }
 
 /// A UDP socket that speaks with where the job is addressed to, and with nobody else.
@@ -105,6 +109,11 @@ fn bind(job: &Job, socket: &Socket) -> Result<(), Fault> {
     let Via::Vip(path) = &job.via else { return Ok(()) };
     let own = |errno: nix::Error| Fault::Own(format!("the users' path needs a mark on the socket: {errno}").into());
     setsockopt(socket, Mark, &path.number).map_err(own)?;
+    if let Some(padding) = &job.padding {
+        padding
+            .apply(socket)
+            .map_err(|errno| Fault::Own(format!("a padded probe needs a priority on the socket: {errno}").into()))?;
+    }
     // Only saves ports.
     let _ = setsockopt(socket, BindAddressNoPort, &true);
     let bound = socket.bind(&SocketAddr::new(path.source, 0).into());

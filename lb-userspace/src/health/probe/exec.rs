@@ -158,6 +158,7 @@ mod tests {
             subject: Some(TargetId::new(service, "web-1")),
             own: None,
             excuse_stall: false,
+            padding: None,
         }
     }
 

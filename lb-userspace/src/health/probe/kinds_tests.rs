@@ -31,6 +31,7 @@ async fn ask(to: SocketAddr, check: Check, timeout: Duration) -> (Outcome, Strin
         subject: Some(TargetId::new("web", "web-1")),
         own: None,
         excuse_stall: false,
+        padding: None,
     };
     let result = run(job).await;
     (result.outcome, result.text.to_string())

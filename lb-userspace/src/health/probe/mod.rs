@@ -10,6 +10,7 @@ mod exec;
 mod grpc;
 mod http;
 mod icmp;
+mod padded;
 mod tcp;
 mod tls;
 mod udp;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(super) use compare::NO_CONNECTION;
+pub(super) use padded::{Padding, Reply, ask_padded};
 
 use super::{LastProbe, Outcome, TargetId, Via};
 use crate::model::Check;
@@ -45,6 +47,8 @@ pub(super) struct Job {
     pub(super) own: Option<SocketAddr>,
     /// Whether a stalled host excuses a failure. Not twice in a row: a host that is always late must not keep the dead in.
     pub(super) excuse_stall: bool,
+    /// Whether its packets are padded. Only by the users' path, and only in a tunnel.
+    pub(super) padding: Option<Padding>,
 }
 
 /// Makes one probe.
@@ -62,7 +66,7 @@ pub(super) async fn run(job: Job) -> LastProbe {
     let end = Instant::now();
     let (outcome, text, answered) = match result {
         Ok(answer) => (Outcome::Passed, answer.text, answer.at),
-        Err(Fault::Backend(text)) => (Outcome::Failed, text, end),
+        Err(Fault::Backend(text) | Fault::Silence(text)) => (Outcome::Failed, text, end),
         Err(Fault::Own(text)) => (Outcome::Skipped, text, end),
     };
     LastProbe {
@@ -97,6 +101,8 @@ struct Answer {
 enum Fault {
     /// The backend's doing, or that of the way to it.
     Backend(Cow<'static, str>),
+    /// The same, and nothing came back in time.
+    Silence(Cow<'static, str>),
     /// This host's: nothing was learnt of the backend.
     Own(Cow<'static, str>),
 }
@@ -158,7 +164,7 @@ impl Deadline {
         if late > STALL && self.excuse_stall {
             return Fault::Own("this host stood still".into());
         }
-        Fault::backend(format!("no {missing} within {:?}", self.timeout))
+        Fault::Silence(format!("no {missing} within {:?}", self.timeout).into())
     }
 }
 
@@ -194,9 +200,9 @@ mod tests {
             excuse_stall,
         };
         let missed = |excuse, ms| deadline(excuse).missed("answer", at + Duration::from_millis(ms));
-        assert!(matches!(missed(true, 1), Fault::Backend(text) if text == "no answer within 100ms"));
+        assert!(matches!(missed(true, 1), Fault::Silence(text) if text == "no answer within 100ms"));
         assert!(matches!(missed(true, 2_000), Fault::Own(text) if text == "this host stood still"));
-        assert!(matches!(missed(false, 2_000), Fault::Backend(_)));
+        assert!(matches!(missed(false, 2_000), Fault::Silence(_)));
     }
 }
 

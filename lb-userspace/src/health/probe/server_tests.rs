@@ -26,6 +26,7 @@ async fn ask(address: SocketAddr, check: Check, timeout: Duration) -> (Outcome, 
         subject: None,
         own: None,
         excuse_stall: false,
+        padding: None,
     });
     let result = result.await;
     (result.outcome, result.text.to_string())
@@ -195,6 +196,7 @@ async fn silent_host() {
             subject: None,
             own: Some(own),
             excuse_stall: false,
+            padding: None,
         });
         assert_eq!(&*result.await.text, format!("no connection within 60ms; {words}"));
     }
@@ -251,6 +253,7 @@ async fn endless_body() {
         subject: None,
         own: None,
         excuse_stall: false,
+        padding: None,
     });
     let result = result.await;
     assert_eq!((result.outcome, &*result.text), (Outcome::Passed, "status 200"));
