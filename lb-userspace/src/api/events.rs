@@ -201,7 +201,7 @@ kinds! {
     ServiceLost = "service_lost", Critical;
     /// A backend serves again.
     ServiceBack = "service_back", Info;
-    /// Events did not reach a receiver of alerts.
+    /// Events did not reach a receiver of alerts, or only as a count.
     AlertsLost = "alerts_lost", Warning;
 }
 

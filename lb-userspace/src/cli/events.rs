@@ -56,6 +56,12 @@ pub(super) async fn show(client: &Client, wish: &Wish, follow: bool, printer: &P
         };
         match client.events(&query).await {
             Ok(events) => {
+                // Of all services the numbers are without gaps.
+                if let (Some(first), None) = (events.first(), &query.service)
+                    && first.id > last + 1
+                {
+                    eprintln!("lbctl: {} events are no longer kept", first.id - last - 1);
+                }
                 print(&events, printer)?;
                 last = events.last().map_or(last, |event| event.id);
                 lost = false;

@@ -57,26 +57,31 @@ fn receivers_that_hang_or_are_away_for_a_minute_slow_no_failover_and_lose_nothin
     let started = started.and_then(|event| event["id"].as_u64()).context("a start")?;
     let expected: Vec<u64> = (started..=last).collect();
     for (name, events) in received {
-        let mut seen: Vec<u64> = Vec::new();
+        let mut messages: Vec<Vec<u64>> = Vec::new();
         let mut again = 0;
-        while seen.last() != Some(&last) {
-            let id = events
+        let mut seen = std::collections::BTreeSet::new();
+        while seen.len() < expected.len() {
+            let ids = events
                 .recv_timeout(LONGEST_PAUSE * 2)
                 .with_context(|| format!("{name}: {seen:?} of {expected:?}\n{}", edge.log()))?;
-            // One that was taken without a word in time comes again, with the same number.
-            if seen.last() == Some(&id) {
+            // One that was taken without a word in time comes again, with the same numbers.
+            if messages.last() == Some(&ids) {
                 again += 1;
             } else {
-                seen.push(id);
+                let new = ids.iter().all(|id| seen.insert(*id));
+                ensure!(new, "{name}: {ids:?} came before");
+                messages.push(ids);
             }
         }
         let late = begun.elapsed();
         println!(
-            "{name}: {} events in order {late:?} after the minute, {again} of them more than once",
-            seen.len()
+            "{name}: {} events in {} messages {late:?} after the minute, {again} of them more than once",
+            seen.len(),
+            messages.len()
         );
-        ensure!(seen == expected, "{name}: {seen:?} instead of {expected:?}");
-        ensure!(seen.len() > 40, "{name}: {} events", seen.len());
+        let all: Vec<u64> = seen.into_iter().collect();
+        ensure!(all == expected, "{name}: {all:?} instead of {expected:?}");
+        ensure!(all.len() > 40, "{name}: {} events", all.len());
         ensure!(name == "hangs" || again == 0, "{name}: {again} came twice");
     }
     let status = edge.lbctl(&["status"])?;
@@ -126,30 +131,43 @@ fn evictions(site: &Site, edge: &Edge, how_long: Duration) -> Result<Vec<u64>> {
     Ok(times)
 }
 
-/// A receiver that answers everything with 204, and passes on the numbers of the events.
-fn receive(listener: TcpListener) -> Receiver<u64> {
+/// A receiver that answers everything with 204, and passes on the numbers of each message's events.
+fn receive(listener: TcpListener) -> Receiver<Vec<u64>> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
-            let mut text = String::new();
-            let mut buffer = [0; 4096];
-            _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
-            while !text.ends_with('}') {
-                match stream.read(&mut buffer) {
-                    Ok(length) if length > 0 => text.push_str(&String::from_utf8_lossy(&buffer[..length])),
-                    _ => break,
-                }
-            }
-            // Who has given up does not read it.
-            _ = write!(stream, "HTTP/1.1 204 x\r\nconnection: close\r\n\r\n");
-            let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-            let event: Value = serde_json::from_str(body).unwrap_or_default();
-            if let Some(id) = event["id"].as_u64()
-                && sender.send(id).is_err()
-            {
+            let Some(message) = message(&mut stream) else { continue };
+            let others = message["also"].as_array().into_iter().flatten();
+            let ids = std::iter::once(&message)
+                .chain(others)
+                .filter_map(|event| event["id"].as_u64());
+            if sender.send(ids.collect()).is_err() {
                 return;
             }
         }
     });
     receiver
+}
+
+/// Reads a POST and answers it with 204.
+pub(super) fn message(stream: &mut std::net::TcpStream) -> Option<Value> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 65_536];
+    _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+    let body = loop {
+        let text = String::from_utf8_lossy(&bytes);
+        let whole = text
+            .split_once("\r\n\r\n")
+            .and_then(|(_, body)| serde_json::from_str(body).ok());
+        if let Some(body) = whole {
+            break body;
+        }
+        match stream.read(&mut buffer) {
+            Ok(length) if length > 0 => bytes.extend_from_slice(&buffer[..length]),
+            _ => return None,
+        }
+    };
+    // Who has given up does not read it.
+    _ = write!(stream, "HTTP/1.1 204 x\r\nconnection: close\r\n\r\n");
+    Some(body)
 }
