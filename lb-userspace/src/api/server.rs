@@ -55,6 +55,8 @@ pub struct Timeouts {
 const GRACE: Duration = Duration::from_secs(1);
 /// The pause after a connection that could not be taken: there may be no descriptor left.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Events that are no long answer: who asks for a few does not wait behind those who ask for all.
+const FEW: usize = 200;
 /// The longest head of a request, in bytes.
 const HEAD: usize = 64 << 10;
 
@@ -285,6 +287,10 @@ async fn events(
     query: Result<Query<EventQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query?;
+    if query.limit.is_some_and(|limit| limit <= FEW) {
+        let events = daemon.read(|answer| Call::Events { query, answer }).await?;
+        return Ok(Json(events).into_response());
+    }
     daemon.read_long(|answer| Call::Events { query, answer }).await
 }
 
