@@ -138,7 +138,9 @@ fn an_outage_is_kept_whole_and_a_flood_takes_nothing_from_what_is_rare() {
     let kinds = [EventKind::BackendDown, EventKind::Failover, EventKind::ServiceLost];
     for number in 0..10_000 {
         let note = |kind| Note::new(kind, Cause::Policy).backend(&format!("s{number}"), "b");
-        kinds.map(|kind| journal.add(note(kind), 1));
+        for kind in kinds {
+            journal.add(note(kind), 1);
+        }
     }
     let all = journal.select(&EventQuery::default()).0;
     assert_eq!(all.len(), 30_001, "10,000 backends of 10,000 services");
