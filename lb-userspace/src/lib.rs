@@ -26,6 +26,7 @@ pub mod plan;
 pub mod policy;
 pub mod private;
 pub mod ring;
+pub mod run_as;
 pub mod simulate;
 pub mod trust;
 pub mod wish;
