@@ -1,5 +1,6 @@
 //! An alert as a program that is run.
 
+use std::io;
 use std::process::Stdio;
 
 use tokio::io::AsyncWriteExt as _;
@@ -8,16 +9,18 @@ use tokio::process::Command;
 use super::Failure;
 use super::queue::Message;
 use crate::group::Group;
+use crate::run_as::RunAs;
 
 /// Runs it with the message as one line of JSON on its standard input; done when it exits with 0. Dropped before it has ended, it is killed
 /// with all that it has started.
-pub(super) async fn run(command: &[String], message: &Message) -> Result<(), Failure> {
+pub(super) async fn run(command: &[String], run_as: Option<&RunAs>, message: &Message) -> Result<(), Failure> {
     let [program, arguments @ ..] = command else {
         return Err(Failure::Never("no program".to_owned()));
     };
     let mut line = serde_json::to_vec(&message.body()).map_err(|error| Failure::Never(error.to_string()))?;
     line.push(b'\n');
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env("EDGELB_KIND", message.first().kind.name())
         .env("EDGELB_SEVERITY", message.first().severity.name())
@@ -27,9 +30,13 @@ pub(super) async fn run(command: &[String], message: &Message) -> Result<(), Fai
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0)
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = child.map_err(|error| Failure::Later(format!("{program}: {error}")))?;
+        .kill_on_drop(true);
+    if let Some(run_as) = run_as {
+        run_as.apply(command.as_std_mut());
+    }
+    let mut child = command
+        .spawn()
+        .map_err(|error| Failure::Later(cannot_start(program, run_as, &error)))?;
     let group = Group::of(&child);
     let stdin = child.stdin.take();
     let feed = async {
@@ -52,5 +59,12 @@ pub(super) async fn run(command: &[String], message: &Message) -> Result<(), Fai
         Ok(())
     } else {
         Err(Failure::Later(format!("{program}: {status}")))
+    }
+}
+
+fn cannot_start(program: &str, run_as: Option<&RunAs>, error: &io::Error) -> String {
+    match run_as {
+        None => format!("{program}: {error}"),
+        Some(run_as) => format!("{program} as user {:?}: {error}", run_as.name()),
     }
 }

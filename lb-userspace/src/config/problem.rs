@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use thiserror::Error;
 
+use crate::run_as::RunAsError;
+
 /// An error: the file is refused. `value` is always the text as typed.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub(super) enum Problem {
@@ -153,6 +155,8 @@ pub(super) enum Problem {
         only: &'static str,
         kind: &'static str,
     },
+    #[error(transparent)]
+    User(#[from] RunAsError),
 }
 
 /// A warning: the file is accepted.
