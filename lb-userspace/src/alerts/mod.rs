@@ -59,6 +59,8 @@ pub struct Alerts {
 enum Failure {
     /// It may succeed later.
     Later(String),
+    /// It may if the message is shorter.
+    TooLong(String),
     /// It never will.
     Never(String),
 }
@@ -287,16 +289,22 @@ fn word_of_loss(next: &Event, last: u64, lost: Tally) -> Event {
 }
 
 async fn deliver_all(mut settings: watch::Receiver<Alert>, shared: Arc<Shared>) {
+    loop {
+        shared.waits.notified().await;
+        tokio::time::sleep(GATHER).await;
+        deliver_waiting(&mut settings, &shared).await;
+    }
+}
+
+/// Until nothing waits any more.
+async fn deliver_waiting(settings: &mut watch::Receiver<Alert>, shared: &Shared) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let next = shared.state().take_next();
-        let Some(message) = next else {
-            shared.waits.notified().await;
-            tokio::time::sleep(GATHER).await;
-            continue;
+        let Some(message) = shared.state().take_next() else {
+            return;
         };
         let alert = settings.borrow_and_update().clone();
-        if !deliver(&alert, message, &shared).await {
+        if !deliver(&alert, message, shared).await {
             pause = FIRST_PAUSE;
             continue;
         }
@@ -343,7 +351,13 @@ async fn deliver(alert: &Alert, mut message: Message, shared: &Shared) -> bool {
             state.lose(&message, why.clone());
             warn!(alert = alert.name, id, %kind, severity, count, "alert is lost after {patience:?}: {why}");
         }
-        Failure::Never(why) => {
+        Failure::TooLong(why) if message.shorten() => {
+            warn!(alert = alert.name, id, %kind, severity, count, "alert is tried again without its further events: {why}");
+            state.failed(why);
+            state.queue.put_back(message);
+            return true;
+        }
+        Failure::Never(why) | Failure::TooLong(why) => {
             state.lose(&message, why.clone());
             warn!(alert = alert.name, id, %kind, severity, count, "alert is lost: {why}");
         }
@@ -384,6 +398,6 @@ async fn attempt(alert: &Alert, message: &Message) -> Result<(), Failure> {
             };
             mail.send(message).await
         }
-        AlertWay::Exec { command } => exec::run(command, message).await,
+        AlertWay::Exec { command, run_as } => exec::run(command, run_as.as_ref(), message).await,
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct Message {
     last_id: u64,
     /// When it was first tried to be delivered: from then on it does not change, so that a receiver that gets it again knows it by its number.
     pub(super) begun: Option<Instant>,
+    /// All but the first of its events are left out of its body: its receiver takes nothing as long.
+    is_short: bool,
 }
 
 /// A count for each severity.
@@ -93,6 +95,7 @@ impl Queue {
                 count: 1,
                 last_id: event.id,
                 begun: None,
+                is_short: false,
             };
             self.waiting.insert(place, message);
             self.open.insert(kind, place);
@@ -158,6 +161,11 @@ impl Message {
         tally
     }
 
+    /// Leaves all but the first of its events out of its body; whether there was anything to leave out.
+    pub(super) fn shorten(&mut self) -> bool {
+        self.events.len() > 1 && !std::mem::replace(&mut self.is_short, true)
+    }
+
     /// Who it is about, in a few words.
     pub(super) fn subject(&self) -> String {
         match self.count {
@@ -192,7 +200,10 @@ impl Message {
             count: self.count,
             last_id: self.last_id,
             summary: self.summary(),
-            also: self.events[1..].iter().map(|event| Also::of(event)).collect(),
+            also: match self.is_short {
+                true => Vec::new(),
+                false => self.events[1..].iter().map(|event| Also::of(event)).collect(),
+            },
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Receivers that hang, are away, refuse and come back: over real sockets.
 
+use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
@@ -9,6 +12,7 @@ use serde::Deserialize;
 
 use super::*;
 use crate::model::{SecretSource, SmtpTls};
+use crate::run_as::RunAs;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -29,7 +33,7 @@ pub(super) fn event(id: u64) -> Arc<Event> {
 
 /// What a receiver was told in one message.
 #[derive(Debug, Deserialize)]
-struct Told {
+pub(super) struct Told {
     #[serde(flatten)]
     event: Event,
     count: u64,
@@ -42,7 +46,7 @@ struct Also {
 }
 
 impl Told {
-    fn ids(&self) -> Vec<u64> {
+    pub(super) fn ids(&self) -> Vec<u64> {
         let others = self.also.iter().map(|also| also.id);
         std::iter::once(self.event.id).chain(others).collect()
     }
@@ -72,17 +76,15 @@ fn receiver(listener: TcpListener, statuses: Vec<u16>) -> Receiver<Told> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         let mut statuses = statuses.into_iter();
-        let mut last = None;
+        let mut known = BTreeSet::new();
         while let Ok((stream, _)) = listener.accept() {
             let Some(told) = request(&stream) else { continue };
             let status = statuses.next().unwrap_or(204);
             let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
             let _ = (&stream).write_all(answer.as_bytes());
-            // One that was given up as unanswered may have arrived all the same.
-            let taken = (200..300).contains(&status);
-            let again =
-                taken && last.replace((told.event.id, told.event.kind)) == Some((told.event.id, told.event.kind));
-            if taken && !again && sender.send(told).is_err() {
+            // One that was given up as unanswered may have arrived all the same: it has the number and the kind that it had.
+            let is_new = (200..300).contains(&status) && known.insert((told.event.id, told.event.kind));
+            if is_new && sender.send(told).is_err() {
                 return;
             }
         }
@@ -215,6 +217,23 @@ fn what_a_receiver_refuses_for_good_does_not_block_the_next() {
         }));
     }
     assert_eq!(ids(&events, 2), [1, 3]);
+}
+
+#[test]
+fn what_is_too_long_for_a_receiver_comes_short_and_counts_all_the_same() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let alerts = alerts(webhook(listener.local_addr().expect("bound")));
+    let told = receiver(listener, vec![413, 204, 413, 204]);
+    for id in 1..=3 {
+        alerts.send(&event(id));
+    }
+    let short = told.recv_timeout(PATIENCE).expect("in time");
+    assert_eq!((short.ids(), short.count), (vec![1], 3));
+    // One event cannot be shorter.
+    alerts.send(&event(4));
+    thread::sleep(2 * GATHER);
+    alerts.send(&event(5));
+    assert_eq!(ids(&told, 1), [5]);
 }
 
 #[test]
@@ -371,6 +390,7 @@ fn a_program_gets_the_event_and_one_that_hangs_is_killed() {
         name: "run".into(),
         way: AlertWay::Exec {
             command: vec!["/bin/sh".into(), "-c".into(), script],
+            run_as: None,
         },
         timeout: Duration::from_millis(700),
         ..webhook(([127, 0, 0, 1], 1).into())
@@ -404,6 +424,82 @@ fn a_program_gets_the_event_and_one_that_hangs_is_killed() {
     let patience = Instant::now();
     while pids.lines().any(runs) {
         assert!(patience.elapsed() < PATIENCE, "some of these run on:\n{pids}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_program_runs_as_the_user_that_is_named_and_is_killed_all_the_same() {
+    if !nix::unistd::geteuid().is_root() {
+        // Only root becomes somebody else.
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    // The user that it runs as has to write there.
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).expect("ours");
+    let file = folder.path().join("seen");
+    let script = format!(
+        "echo $(id -un) $HOME $EDGELB_KIND > {0}; mv {0} {0}.whole; sleep 1000",
+        file.display()
+    );
+    let alerts = alerts(Alert {
+        name: "run".into(),
+        way: AlertWay::Exec {
+            command: vec!["/bin/sh".into(), "-c".into(), script],
+            run_as: Some(RunAs::named("nobody").expect("a user of every host")),
+        },
+        timeout: Duration::from_secs(3),
+        ..webhook(([127, 0, 0, 1], 1).into())
+    });
+    alerts.send(&event(1));
+    let whole = folder.path().join("seen.whole");
+    let patience = Instant::now();
+    while !whole.exists() {
+        assert!(patience.elapsed() < PATIENCE, "{:?}", alerts.problems());
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(
+        std::fs::read_to_string(&whole).expect("text"),
+        "nobody /nonexistent failover\n"
+    );
+    let owner = std::fs::metadata(&whole).expect("there").uid();
+    assert_ne!(owner, 0);
+    let patience = Instant::now();
+    while !alerts
+        .problems()
+        .iter()
+        .any(|problem| problem.contains("no answer within 3s"))
+    {
+        assert!(patience.elapsed() < PATIENCE, "{:?}", alerts.problems());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_user_who_may_not_run_the_program_is_named() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join("roots");
+    std::fs::write(&program, "#!/bin/sh\n").expect("written");
+    std::fs::set_permissions(&program, Permissions::from_mode(0o700)).expect("ours");
+    let alerts = alerts(Alert {
+        name: "run".into(),
+        way: AlertWay::Exec {
+            command: vec![program.display().to_string()],
+            run_as: Some(RunAs::named("nobody").expect("a user of every host")),
+        },
+        ..webhook(([127, 0, 0, 1], 1).into())
+    });
+    alerts.send(&event(1));
+    let patience = Instant::now();
+    while !alerts
+        .problems()
+        .iter()
+        .any(|problem| problem.contains("roots as user \"nobody\": Permission denied"))
+    {
+        assert!(patience.elapsed() < PATIENCE, "{:?}", alerts.problems());
         thread::sleep(Duration::from_millis(20));
     }
 }

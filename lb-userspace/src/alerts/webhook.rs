@@ -71,6 +71,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     match status.as_u16() {
         200..300 => Ok(()),
         // Asked to come again, or not the request's fault.
+        413 => Err(Failure::TooLong(text)),
         408 | 425 | 429 | 500.. => Err(Failure::Later(text)),
         _ => Err(Failure::Never(text)),
     }
