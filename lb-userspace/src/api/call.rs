@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::error::ApiError;
 use super::events::{EventQuery, Events};
 use super::report::{ApplyReport, BackendAction, BackendChanged, Confirmed, PlanReport};
+use super::room::Taken;
 use super::types::{Lookup, ServiceDetail, ServiceSummary, Stats, Status};
 use crate::policy::Confirm;
 
@@ -91,7 +92,7 @@ pub enum Call {
 pub struct Answer<T> {
     pub(super) way: oneshot::Sender<Result<T, ApiError>>,
     /// The room that the request's body takes until it is answered.
-    pub(super) _room: Option<OwnedSemaphorePermit>,
+    pub(super) _room: Option<Taken>,
 }
 
 impl<T> Answer<T> {

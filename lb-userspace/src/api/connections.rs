@@ -45,14 +45,13 @@ impl Places {
     pub(super) fn take(&self) -> Option<Arc<Place>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.len() >= MOST {
-            let waits_for_client = |place: &&Arc<Place>| place.asking.load(Ordering::Relaxed) == 0;
             let longest = taken
                 .iter()
-                .filter(waits_for_client)
+                .filter(|place| place.waits_for_client())
                 .min_by_key(|place| place.heard())?;
             let longest = Arc::clone(longest);
             taken.retain(|place| !Arc::ptr_eq(place, &longest));
-            longest.gone.notify_one();
+            longest.has_to_go();
         }
         let place = Arc::new(Place {
             asking: AtomicUsize::new(0),
@@ -81,18 +80,33 @@ impl Place {
         self.gone.notified().await;
     }
 
+    /// Its connection is to be closed.
+    pub(super) fn has_to_go(&self) {
+        self.gone.notify_one();
+    }
+
+    /// Whether it is the client that is waited for, and not the daemon.
+    pub(super) fn waits_for_client(&self) -> bool {
+        self.asking.load(Ordering::Relaxed) == 0
+    }
+
     /// The daemon is asked.
     pub(super) fn asking(self: &Arc<Self>) -> Asking {
         self.asking.fetch_add(1, Ordering::Relaxed);
         Asking(Arc::clone(self))
     }
 
-    fn heard(&self) -> Instant {
+    /// When its client last sent or took something.
+    pub(super) fn heard(&self) -> Instant {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hears(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.heard_at(Instant::now());
+    }
+
+    pub(super) fn heard_at(&self, now: Instant) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 }
 

@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::warn;
 
@@ -28,8 +28,8 @@ use super::call::{Answer, Call};
 use super::connections::{MOST, Place, Places, Watched};
 use super::error::{ApiError, ErrorKind};
 use super::events::EventQuery;
-use super::report::{ApplyReport, BackendChanged, Confirmation, Confirmed, PlanReport};
-use super::room::{Room, Sent};
+use super::report::{ApplyReport, BackendChanged, Confirmation, Confirmed};
+use super::room::{Room, Sent, Taken};
 use super::socket::Bound;
 use super::types::{Lookup, Status};
 use crate::policy::Confirm;
@@ -185,29 +185,32 @@ impl Loop {
         self.ask(self.timeouts.read, None, call).await
     }
 
-    /// For answers that may be long: few are made at a time, and what nobody reads has a bound.
     async fn read_long<T: Serialize>(&self, call: impl FnOnce(Answer<T>) -> Call) -> Result<Response, ApiError> {
-        let _maker = self.room.maker().await?;
-        let answer = self.read(call).await?;
-        let bytes = serde_json::to_vec(&answer)
-            .map_err(|error| ApiError::new(ErrorKind::Internal, format!("an answer that is no JSON: {error}")))?;
-        drop(answer);
-        let body = self.room.answer(bytes).await?;
-        Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+        self.long(self.read(call)).await
     }
 
-    async fn change<T>(
-        &self,
-        room: Option<OwnedSemaphorePermit>,
-        call: impl FnOnce(Answer<T>) -> Call,
-    ) -> Result<T, ApiError> {
+    /// For answers that may be long: few are made at a time, and what nobody reads has a bound.
+    async fn long<T: Serialize>(&self, asked: impl Future<Output = Result<T, ApiError>>) -> Result<Response, ApiError> {
+        let _maker = self.room.maker().await?;
+        let (status, bytes) = match asked.await {
+            Ok(answer) => (StatusCode::OK, serde_json::to_vec(&answer)),
+            // It may list all that is wrong with a long file.
+            Err(error) => (status_of(&error), serde_json::to_vec(&error)),
+        };
+        let bytes =
+            bytes.map_err(|error| ApiError::new(ErrorKind::Internal, format!("an answer that is no JSON: {error}")))?;
+        let body = self.room.answer(bytes, &self.place).await?;
+        Ok((status, [(header::CONTENT_TYPE, "application/json")], body).into_response())
+    }
+
+    async fn change<T>(&self, room: Option<Taken>, call: impl FnOnce(Answer<T>) -> Call) -> Result<T, ApiError> {
         self.ask(self.timeouts.change, room, call).await
     }
 
     async fn ask<T>(
         &self,
         timeout: Duration,
-        room: Option<OwnedSemaphorePermit>,
+        room: Option<Taken>,
         call: impl FnOnce(Answer<T>) -> Call,
     ) -> Result<T, ApiError> {
         let _asking = self.place.asking();
@@ -232,7 +235,10 @@ impl FromRequest<Loop> for Sent {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, daemon: &Loop) -> Result<Self, ApiError> {
-        daemon.room.read(request.into_body(), daemon.timeouts.stall).await
+        daemon
+            .room
+            .read(request.into_body(), &daemon.place, daemon.timeouts.stall)
+            .await
     }
 }
 
@@ -303,13 +309,11 @@ async fn plan(
     State(daemon): State<Loop>,
     query: Result<Query<FileQuery>, QueryRejection>,
     Sent { bytes, room }: Sent,
-) -> Handled<PlanReport> {
+) -> Result<Response, ApiError> {
     let Query(FileQuery { file }) = query?;
     let toml = text(bytes)?;
-    daemon
-        .change(room, |answer| Call::Plan { toml, file, answer })
-        .await
-        .map(Json)
+    let asked = daemon.change(room, |answer| Call::Plan { toml, file, answer });
+    daemon.long(asked).await
 }
 
 async fn apply(
@@ -452,9 +456,12 @@ impl<T: Serialize> IntoResponse for Json<T> {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(self)).into_response()
+        (status_of(&self), Json(self)).into_response()
     }
+}
+
+fn status_of(error: &ApiError) -> StatusCode {
+    StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 impl From<PathRejection> for ApiError {
