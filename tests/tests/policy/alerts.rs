@@ -1,5 +1,6 @@
 //! Receivers of alerts that hang, and that are away for a whole minute: nobody's failover waits for them, and they hear of everything.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::sleep;
@@ -57,21 +58,30 @@ fn receivers_that_hang_or_are_away_for_a_minute_slow_no_failover_and_lose_nothin
     let started = started.and_then(|event| event["id"].as_u64()).context("a start")?;
     let expected: Vec<u64> = (started..=last).collect();
     for (name, events) in received {
-        let mut messages: Vec<Vec<u64>> = Vec::new();
+        let mut messages: Vec<Told> = Vec::new();
         let mut again = 0;
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         while seen.len() < expected.len() {
-            let ids = events
+            let told = events
                 .recv_timeout(LONGEST_PAUSE * 2)
                 .with_context(|| format!("{name}: {seen:?} of {expected:?}\n{}", edge.log()))?;
             // One that was taken without a word in time comes again, with the same numbers.
-            if messages.last() == Some(&ids) {
+            if messages.contains(&told) {
                 again += 1;
-            } else {
-                let new = ids.iter().all(|id| seen.insert(*id));
-                ensure!(new, "{name}: {ids:?} came before");
-                messages.push(ids);
+                continue;
             }
+            ensure!(told.ids.is_sorted(), "{name}: {told:?}");
+            ensure!(
+                told.ids.iter().all(|id| seen.insert(*id)),
+                "{name}: some of {told:?} came before"
+            );
+            // What matters more overtakes; what matters as much does not.
+            let before = messages.iter().rfind(|message| message.severity == told.severity);
+            ensure!(
+                before.is_none_or(|before| before.ids[0] < told.ids[0]),
+                "{name}: {told:?} after {before:?}"
+            );
+            messages.push(told);
         }
         let late = begun.elapsed();
         println!(
@@ -131,8 +141,16 @@ fn evictions(site: &Site, edge: &Edge, how_long: Duration) -> Result<Vec<u64>> {
     Ok(times)
 }
 
-/// A receiver that answers everything with 204, and passes on the numbers of each message's events.
-fn receive(listener: TcpListener) -> Receiver<Vec<u64>> {
+/// What a message says.
+#[derive(Debug, PartialEq)]
+struct Told {
+    severity: String,
+    /// The numbers of its events: one at least.
+    ids: Vec<u64>,
+}
+
+/// A receiver that answers everything with 204, and passes on what it was told.
+fn receive(listener: TcpListener) -> Receiver<Told> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
@@ -141,7 +159,11 @@ fn receive(listener: TcpListener) -> Receiver<Vec<u64>> {
             let ids = std::iter::once(&message)
                 .chain(others)
                 .filter_map(|event| event["id"].as_u64());
-            if sender.send(ids.collect()).is_err() {
+            let told = Told {
+                severity: message["severity"].as_str().unwrap_or("?").to_owned(),
+                ids: ids.collect(),
+            };
+            if !told.ids.is_empty() && sender.send(told).is_err() {
                 return;
             }
         }
