@@ -28,9 +28,9 @@ const LITTLE: usize = 64 << 10;
 const UNIT: usize = 1 << 10;
 /// While others wait, a client that is silent for so long makes room.
 const SILENT: Duration = Duration::from_secs(2);
-/// While others wait, a client has its room for so long, and [`FOR_A_MIB`] more for each MiB of it: 13 s for the longest body.
-const FOR_ANY: Duration = Duration::from_secs(5);
-const FOR_A_MIB: Duration = Duration::from_millis(250);
+/// While others wait, a client has its room for so long, and [`FOR_A_MIB`] more for each MiB of it: 8 s for the longest body.
+const FOR_ANY: Duration = Duration::from_secs(3);
+const FOR_A_MIB: Duration = Duration::from_millis(150);
 /// How often one that waits looks for another to make room.
 const TURN: Duration = Duration::from_millis(500);
 
@@ -299,10 +299,10 @@ mod tests {
         assert!(!longest.is_slow(after(100)));
         drop(asking);
         // It is heard of all the time, and slow.
-        place.heard_at(after(12));
-        assert!(!longest.is_slow(after(12)));
-        place.heard_at(after(13));
-        assert!(longest.is_slow(after(13)));
+        place.heard_at(after(7));
+        assert!(!longest.is_slow(after(7)));
+        place.heard_at(after(8));
+        assert!(longest.is_slow(after(8)));
         assert!(lodger(&place, 1 << 20).is_slow(after(6)));
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::edge::Edge;
-use lb_tests::net::Arms;
+use lb_tests::net::{Arms, wait_until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{File, Site, Svc};
@@ -51,10 +51,12 @@ fn clients_that_hold_connections_send_much_or_read_nothing_are_bounded_and_other
 fn with_many_events(site: &Site) -> Result<Edge<'_>> {
     let mut edge = site.edge(&File::new([Svc::new("web", 10, 1)]))?;
     let folder = format!("/proc/{}/root/run/lbd", edge.pid()?);
-    let mut net = std::fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let state = net
-        .find(|path| path.join("events.jsonl").exists())
-        .context("no journal")?;
+    let mut journal = None;
+    wait_until("the journal", PATIENCE, || {
+        let folders = std::fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+        journal = folders.map(|path| path.join("events.jsonl")).find(|path| path.exists());
+        Ok(journal.is_some())
+    })?;
     let mut text = String::new();
     for id in 1..=EVENTS {
         text += &format!(
@@ -62,12 +64,9 @@ fn with_many_events(site: &Site) -> Result<Edge<'_>> {
              \"backend\":\"backend-1\",\"from\":\"up\",\"to\":\"down\",\"why\":\"connection refused\",\"by\":\"check\"}}\n"
         );
     }
-    std::fs::write(state.join("events.jsonl"), text)?;
+    std::fs::write(journal.context("no journal")?, text)?;
     edge.kill()?;
     edge.start_again()?;
-    let kept = edge.json(&["status"]).and_then(|_| edge.api()?.get("/v1/events"))?;
-    let kept = kept.as_array().map_or(0, Vec::len);
-    ensure!(kept >= EVENTS, "{kept} events are in the journal");
     Ok(edge)
 }
 
@@ -125,6 +124,8 @@ fn many_bodies(edge: &Edge) -> Result<()> {
 }
 
 fn silent_readers(edge: &Edge) -> Result<()> {
+    let kept = edge.api()?.get("/v1/events")?.as_array().map_or(0, Vec::len);
+    ensure!(kept >= EVENTS, "{kept} events are in the journal");
     let peak = Peak::start(edge)?;
     let mut held = Vec::new();
     for _ in 0..SILENT {

@@ -82,7 +82,7 @@ fn configuration(site: &Site, receiver: SocketAddr) -> String {
         // Writing to a string cannot fail.
         _ = write!(
             text,
-            "\n[[service]]\nname = \"s{number}\"\nvip = \"{vip}\"\nprotocol = \"tcp\"\nport = {port}\nforward = \"ipip\"\nring_size = 251\n\
+            "\n[[service]]\nname = \"s{number}\"\nvip = \"{vip}\"\nprotocol = \"tcp\"\nport = {port}\nforward = \"ipip\"\nring_size = 503\n\
              [service.health]\nkind = \"tcp\"\nport = {CHECK_PORT}\nvia = \"direct\"\ninterval = \"1s\"\ntimeout = \"500ms\"\nrise = 1\nfall = 2\n"
         );
         for backend in &site.net.backends {
