@@ -27,10 +27,10 @@ pub struct RunAs {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RunAsError {
     /// This host does not know the name.
-    #[error("this host has no user {0:?}; `getent passwd` lists those that it has")]
+    #[error("user {0:?} is unknown: a user of this host is wanted, as `getent passwd` lists them")]
     Unknown(String),
     /// The system could not say.
-    #[error("cannot look up the user {name:?}: {source}")]
+    #[error("user {name:?} cannot be looked up: {source}")]
     Lookup {
         /// The user's name.
         name: String,
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn each_user_of_the_host_has_what_id_says() {
         if !geteuid().is_root() {
-            eprintln!("left out: only root runs programs as others");
+            // Only root becomes somebody else.
             return;
         }
         let passwd = output(Command::new("getent").arg("passwd"));
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn another_user_has_no_capabilities_and_its_own_home() {
         if !geteuid().is_root() {
-            eprintln!("left out: only root runs programs as others");
+            // Only root becomes somebody else.
             return;
         }
         let mut command = Command::new("sh");
@@ -173,7 +173,7 @@ mod tests {
         }
         assert_eq!(
             RunAs::named("no-such-user").expect_err("nobody").to_string(),
-            "this host has no user \"no-such-user\"; `getent passwd` lists those that it has"
+            "user \"no-such-user\" is unknown: a user of this host is wanted, as `getent passwd` lists them"
         );
     }
 }

@@ -1,49 +1,74 @@
 //! An alert as a program that is run.
 
+use std::io;
 use std::process::Stdio;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use super::Failure;
-use crate::api::events::Event;
+use super::queue::Message;
 use crate::group::Group;
+use crate::run_as::RunAs;
 use crate::systemd;
 
-/// Runs it with the event as one line of JSON on its standard input; done when it exits with 0. Dropped before it has ended, it is killed
+/// Runs it with the message as one line of JSON on its standard input; done when it exits with 0. Dropped before it has ended, it is killed
 /// with all that it has started.
-pub(super) async fn run(command: &[String], event: &Event) -> Result<(), Failure> {
+pub(super) async fn run(command: &[String], run_as: Option<&RunAs>, message: &Message) -> Result<(), Failure> {
     let [program, arguments @ ..] = command else {
         return Err(Failure::Never("no program".to_owned()));
     };
-    let mut line = serde_json::to_vec(event).map_err(|error| Failure::Never(error.to_string()))?;
+    let mut line = serde_json::to_vec(&message.body()).map_err(|error| Failure::Never(error.to_string()))?;
     line.push(b'\n');
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env_remove(systemd::NOTIFY_SOCKET)
         .env_remove(systemd::WATCHDOG_USEC)
         .env_remove(systemd::WATCHDOG_PID)
-        .env("EDGELB_KIND", event.kind.name())
-        .env("EDGELB_SEVERITY", event.severity.name())
-        .env("EDGELB_SUBJECT", event.subject())
+        .env("EDGELB_KIND", message.first().kind.name())
+        .env("EDGELB_SEVERITY", message.first().severity.name())
+        .env("EDGELB_SUBJECT", message.first().subject())
+        .env("EDGELB_COUNT", message.count.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0)
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = child.map_err(|error| Failure::Later(format!("{program}: {error}")))?;
-    let group = Group::of(&child);
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program that does not read is none the worse for it.
-        let _ = stdin.write_all(&line).await;
+        .kill_on_drop(true);
+    if let Some(run_as) = run_as {
+        run_as.apply(command.as_std_mut());
     }
-    let status = child.wait().await;
+    let mut child = command
+        .spawn()
+        .map_err(|error| Failure::Later(cannot_start(program, run_as, &error)))?;
+    let group = Group::of(&child);
+    let stdin = child.stdin.take();
+    let feed = async {
+        if let Some(mut stdin) = stdin {
+            let _ = stdin.write_all(&line).await;
+        }
+    };
+    // A program that does not read is none the worse for it: more than a pipe holds is not waited for.
+    let status = {
+        let end = child.wait();
+        let (mut feed, mut end) = (std::pin::pin!(feed), std::pin::pin!(end));
+        tokio::select! {
+            status = &mut end => status,
+            () = &mut feed => end.await,
+        }
+    };
     group.spare();
     let status = status.map_err(|error| Failure::Later(format!("{program}: {error}")))?;
     if status.success() {
         Ok(())
     } else {
         Err(Failure::Later(format!("{program}: {status}")))
+    }
+}
+
+fn cannot_start(program: &str, run_as: Option<&RunAs>, error: &io::Error) -> String {
+    match run_as {
+        None => format!("{program}: {error}"),
+        Some(run_as) => format!("{program} as user {:?}: {error}", run_as.name()),
     }
 }

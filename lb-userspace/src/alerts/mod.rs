@@ -5,12 +5,14 @@
 //! | `webhook` | a POST over HTTP or HTTPS |
 //! | `smtp` | a mail |
 //! | `exec` | a program |
+//! | `queue` | what waits: the most severe first, what belongs together as one message |
 //!
-//! Each receiver has a bounded queue and a task of its own, all in one thread beside the daemon's loop. [`Alerts::send`] never waits: when a
-//! queue is full, the event is counted as lost, and the receiver is told how many were when there is room again. Deliveries to one receiver are in
-//! order; one that fails is tried again, with longer and longer pauses.
+//! Each receiver has a bounded queue and a task of its own, all in one thread beside the daemon's loop. [`Alerts::send`] never waits. What is critical
+//! goes first, whatever waited before it; within a severity, order is kept. What happens at about the same time gathers for [`GATHER`], and goes as one
+//! message for each kind. A message that fails is tried again, with longer and longer pauses, and what is more severe overtakes it.
 
 mod exec;
+mod queue;
 mod smtp;
 #[cfg(test)]
 mod tests;
@@ -19,22 +21,24 @@ mod tls_tests;
 mod webhook;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
-use crate::api::events::{Cause, Event, EventKind};
+use crate::api::events::{Cause, Event, EventKind, Severity};
 use crate::aside::Aside;
 use crate::config;
 use crate::model::{Alert, AlertWay};
+use queue::{Message, Queue};
 
-/// Events that may wait for one receiver.
-pub const QUEUE: usize = 1_000;
+pub use queue::Tally;
+
+/// How long the first event after a silence waits for others that belong to it.
+const GATHER: Duration = Duration::from_millis(250);
 /// The pause after the first failure; it doubles with each one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
@@ -55,38 +59,51 @@ pub struct Alerts {
 enum Failure {
     /// It may succeed later.
     Later(String),
+    /// It may if the message is shorter.
+    TooLong(String),
     /// It never will.
     Never(String),
 }
 
 struct Receiver {
     alert: Alert,
-    queue: mpsc::Sender<Arc<Event>>,
     /// The task's copy of `alert`.
     settings: watch::Sender<Alert>,
     shared: Arc<Shared>,
     task: AbortHandle,
 }
 
-/// What the task says.
+/// Between the loop and the task. Neither holds the lock for longer than it takes to move an event.
 #[derive(Default)]
 struct Shared {
-    /// Events that found no room, since the receiver was last told.
-    unsent: AtomicU64,
-    /// The last of them.
-    last_unsent: AtomicU64,
-    /// Whether one is on its way.
-    busy: AtomicBool,
     state: Mutex<State>,
+    /// Something waits.
+    waits: Notify,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct State {
+    queue: Queue,
+    /// What is being tried.
+    on_its_way: Tally,
     delivered: u64,
     /// All that were lost, for whatever reason.
-    lost: u64,
+    lost: Tally,
+    /// Those of them that were given up after a long time, and the number of the last one: the receiver hears of them when it is back.
+    given_up: Option<(Tally, u64)>,
     /// Since when it fails, and why.
     failing: Option<(Instant, String)>,
+}
+
+/// Some events that wait for a receiver are only counted: so many of this severity wait already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Brimming {
+    /// The receiver.
+    pub alert: String,
+    /// Whose bound is reached.
+    pub severity: Severity,
+    /// How many are kept with all that they say.
+    pub bound: usize,
 }
 
 impl Alerts {
@@ -103,17 +120,17 @@ impl Alerts {
 
     /// Replaces the receivers. One whose name stays keeps its queue, and what is on its way, with whatever other settings. Returns the names of
     /// those that go while events wait, and how many.
-    pub fn set(&mut self, alerts: &[Alert]) -> Vec<(String, u64)> {
+    pub fn set(&mut self, alerts: &[Alert]) -> Vec<(String, Tally)> {
         let mut dropped = Vec::new();
         self.receivers.retain(|receiver| {
             let stays = alerts.iter().any(|alert| alert.name == receiver.alert.name);
             if !stays {
                 receiver.task.abort();
                 let waiting = receiver.waiting();
-                if waiting > 0 {
+                if waiting.total() > 0 {
                     warn!(
                         alert = receiver.alert.name,
-                        waiting, "this receiver is removed, and events that waited for it are lost"
+                        %waiting, "this receiver is removed, and events that waited for it are lost"
                     );
                     dropped.push((receiver.alert.name.clone(), waiting));
                 }
@@ -139,31 +156,33 @@ impl Alerts {
         dropped
     }
 
-    /// Sends an event to all who want it; returns the names of those whose queue has just become full. Never waits.
-    pub fn send(&self, event: &Event) -> Vec<String> {
-        let mut shared = None;
-        let mut full = Vec::new();
+    /// Sends an event to all who want it; returns those for whom the first of its severity is only counted. Never waits.
+    pub fn send(&self, event: &Arc<Event>) -> Vec<Brimming> {
+        let mut brimming = Vec::new();
         for receiver in self.receivers.iter().filter(|receiver| receiver.wants(event)) {
-            let event = shared.get_or_insert_with(|| Arc::new(event.clone()));
-            if !receiver.send(event) && receiver.shared.unsent.load(Ordering::Relaxed) == 1 {
-                full.push(receiver.alert.name.clone());
+            if receiver.send(event) {
+                brimming.push(Brimming {
+                    alert: receiver.alert.name.clone(),
+                    severity: event.severity,
+                    bound: queue::named(event.severity),
+                });
             }
         }
-        full
+        brimming
     }
 
     /// What is wrong with receivers, one sentence each.
     pub fn problems(&self) -> Vec<String> {
         let problem = |receiver: &Receiver| {
-            let state = receiver.shared.state().clone();
-            let unsent = receiver.shared.unsent.load(Ordering::Relaxed);
-            let (since, why) = state.failing?;
-            let waiting = QUEUE - receiver.queue.capacity();
+            let state = receiver.shared.state();
+            let (since, why) = state.failing.as_ref()?;
             let seconds = since.elapsed().as_secs();
-            let lost = state.lost + unsent;
             Some(format!(
-                "alerts to {:?} fail since {seconds} s: {why}; {waiting} events wait, {} were delivered, {lost} are lost",
-                receiver.alert.name, state.delivered
+                "alerts to {:?} fail since {seconds} s: {why}; events that wait: {}, delivered: {}, lost: {}",
+                receiver.alert.name,
+                state.waiting(),
+                state.delivered,
+                state.lost
             ))
         };
         self.receivers.iter().filter_map(problem).collect()
@@ -172,13 +191,11 @@ impl Alerts {
 
 impl Receiver {
     fn start(alert: Alert, runtime: &Handle) -> Self {
-        let (queue, events) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared::default());
         let (settings, changes) = watch::channel(alert.clone());
-        let task = runtime.spawn(deliver_all(changes, events, Arc::clone(&shared)));
+        let task = runtime.spawn(deliver_all(changes, Arc::clone(&shared)));
         Self {
             alert,
-            queue,
             settings,
             shared,
             task: task.abort_handle(),
@@ -186,10 +203,8 @@ impl Receiver {
     }
 
     /// How many events it has not got yet.
-    fn waiting(&self) -> u64 {
-        let queued = QUEUE - self.queue.capacity();
-        let busy = self.shared.busy.load(Ordering::Relaxed);
-        queued as u64 + u64::from(busy) + self.shared.unsent.load(Ordering::Relaxed)
+    fn waiting(&self) -> Tally {
+        self.shared.state().waiting()
     }
 
     fn wants(&self, event: &Event) -> bool {
@@ -197,23 +212,56 @@ impl Receiver {
         event.severity >= alert.least && (alert.kinds.is_empty() || alert.kinds.contains(&event.kind))
     }
 
-    /// Whether there was room. Who lost events hears of it before the next one.
+    /// Whether it is the first of its severity that is only counted.
     fn send(&self, event: &Arc<Event>) -> bool {
-        let unsent = self.shared.unsent.load(Ordering::Relaxed);
-        if unsent > 0 {
-            let last = self.shared.last_unsent.load(Ordering::Relaxed);
-            let word = Arc::new(word_of_loss(event, last, unsent));
-            if self.queue.try_send(word).is_ok() {
-                self.shared.unsent.store(0, Ordering::Relaxed);
-                self.shared.state().lost += unsent;
-            }
+        let first_counted = self.shared.state().queue.push(event);
+        self.shared.waits.notify_one();
+        first_counted
+    }
+}
+
+impl State {
+    fn waiting(&self) -> Tally {
+        let mut all = self.queue.waiting();
+        all.join(self.on_its_way);
+        all
+    }
+
+    fn take_next(&mut self) -> Option<Message> {
+        let message = self.queue.pop()?;
+        self.on_its_way = message.tally();
+        Some(message)
+    }
+
+    /// Has arrived. Who was away for so long that events were given up hears of it now; returns since when it had failed.
+    fn delivered(&mut self, message: &Message) -> Option<Instant> {
+        self.on_its_way = Tally::default();
+        self.delivered += message.count;
+        if let Some((lost, last)) = self.given_up.take() {
+            let word = word_of_loss(message.first(), last, lost);
+            self.queue.push(&Arc::new(word));
         }
-        if self.shared.unsent.load(Ordering::Relaxed) == 0 && self.queue.try_send(Arc::clone(event)).is_ok() {
-            return true;
-        }
-        self.shared.last_unsent.store(event.id, Ordering::Relaxed);
-        self.shared.unsent.fetch_add(1, Ordering::Relaxed);
-        false
+        self.failing.take().map(|(since, _)| since)
+    }
+
+    /// Has failed; whether it is the first that does.
+    fn failed(&mut self, why: String) -> bool {
+        self.on_its_way = Tally::default();
+        let was_well = self.failing.is_none();
+        let since = self.failing.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        self.failing = Some((since, why));
+        was_well
+    }
+
+    fn lose(&mut self, message: &Message, why: String) {
+        self.lost.join(message.tally());
+        self.failed(why);
+    }
+
+    fn give_up(&mut self, message: &Message) {
+        let (lost, last) = self.given_up.get_or_insert_default();
+        lost.join(message.tally());
+        *last = message.last_id();
     }
 }
 
@@ -225,7 +273,7 @@ impl Shared {
 
 /// An event that says that others are missing before `next`. It has the id of the last of them: receivers that know an id already drop what comes
 /// with it, and that one never came.
-fn word_of_loss(next: &Event, last: u64, lost: u64) -> Event {
+fn word_of_loss(next: &Event, last: u64, lost: Tally) -> Event {
     Event {
         id: last,
         at_unix_ms: next.at_unix_ms,
@@ -235,63 +283,30 @@ fn word_of_loss(next: &Event, last: u64, lost: u64) -> Event {
         backend: None,
         from: String::new(),
         to: String::new(),
-        why: format!("{lost} events found no room in this receiver's queue: `lbctl events` has them"),
+        why: format!("events given up while this receiver did not take them: {lost}; `lbctl events` has them"),
         by: Cause::Daemon,
     }
 }
 
-async fn deliver_all(
-    mut settings: watch::Receiver<Alert>,
-    mut events: mpsc::Receiver<Arc<Event>>,
-    shared: Arc<Shared>,
-) {
-    while let Some(event) = events.recv().await {
-        shared.busy.store(true, Ordering::Relaxed);
-        deliver(&mut settings, &event, &shared).await;
-        shared.busy.store(false, Ordering::Relaxed);
+async fn deliver_all(mut settings: watch::Receiver<Alert>, shared: Arc<Shared>) {
+    loop {
+        shared.waits.notified().await;
+        tokio::time::sleep(GATHER).await;
+        deliver_waiting(&mut settings, &shared).await;
     }
 }
 
-/// Tries until it succeeds, or there is no point any more; each time by the settings of that time.
-async fn deliver(settings: &mut watch::Receiver<Alert>, event: &Event, shared: &Shared) {
-    let begun = Instant::now();
+/// Until nothing waits any more.
+async fn deliver_waiting(settings: &mut watch::Receiver<Alert>, shared: &Shared) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let alert = &settings.borrow_and_update().clone();
-        let patience = match alert.way {
-            AlertWay::Exec { .. } => PATIENCE_WITH_PROGRAMS,
-            AlertWay::Webhook { .. } | AlertWay::Smtp { .. } => PATIENCE,
-        };
-        let failure = match tokio::time::timeout(alert.timeout, attempt(alert, event)).await {
-            Ok(Ok(())) => {
-                let mut state = shared.state();
-                state.delivered += 1;
-                if let Some((since, _)) = state.failing.take() {
-                    let seconds = since.elapsed().as_secs();
-                    info!(alert = alert.name, seconds, "alerts get through again");
-                }
-                return;
-            }
-            Ok(Err(failure)) => failure,
-            Err(_) => Failure::Later(format!("no answer within {:?}", alert.timeout)),
-        };
-        let (why, over) = match failure {
-            Failure::Later(why) => (why, begun.elapsed() >= patience),
-            Failure::Never(why) => (why, true),
-        };
-        {
-            let mut state = shared.state();
-            if over {
-                state.lost += 1;
-                warn!(alert = alert.name, id = event.id, kind = %event.kind, "alert is lost: {why}");
-            } else if state.failing.is_none() {
-                warn!(alert = alert.name, id = event.id, kind = %event.kind, "alert is tried again: {why}");
-            }
-            let since = state.failing.as_ref().map_or_else(Instant::now, |(since, _)| *since);
-            state.failing = Some((since, why));
-        }
-        if over {
+        let Some(message) = shared.state().take_next() else {
             return;
+        };
+        let alert = settings.borrow_and_update().clone();
+        if !deliver(&alert, message, shared).await {
+            pause = FIRST_PAUSE;
+            continue;
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -302,7 +317,55 @@ async fn deliver(settings: &mut watch::Receiver<Alert>, event: &Event, shared: &
     }
 }
 
-async fn attempt(alert: &Alert, event: &Event) -> Result<(), Failure> {
+/// Tries once; whether it waits again, to be tried later.
+async fn deliver(alert: &Alert, mut message: Message, shared: &Shared) -> bool {
+    let begun = *message.begun.get_or_insert_with(Instant::now);
+    let failure = match tokio::time::timeout(alert.timeout, attempt(alert, &message)).await {
+        Ok(Ok(())) => {
+            if let Some(since) = shared.state().delivered(&message) {
+                let seconds = since.elapsed().as_secs();
+                info!(alert = alert.name, seconds, "alerts get through again");
+            }
+            return false;
+        }
+        Ok(Err(failure)) => failure,
+        Err(_) => Failure::Later(format!("no answer within {:?}", alert.timeout)),
+    };
+    let patience = match alert.way {
+        AlertWay::Exec { .. } => PATIENCE_WITH_PROGRAMS,
+        AlertWay::Webhook { .. } | AlertWay::Smtp { .. } => PATIENCE,
+    };
+    let (id, kind, count) = (message.first().id, message.first().kind, message.count);
+    let severity = message.first().severity.name();
+    let mut state = shared.state();
+    match failure {
+        Failure::Later(why) if begun.elapsed() < patience => {
+            if state.failed(why.clone()) {
+                warn!(alert = alert.name, id, %kind, "alert is tried again: {why}");
+            }
+            state.queue.put_back(message);
+            return true;
+        }
+        Failure::Later(why) => {
+            state.give_up(&message);
+            state.lose(&message, why.clone());
+            warn!(alert = alert.name, id, %kind, severity, count, "alert is lost after {patience:?}: {why}");
+        }
+        Failure::TooLong(why) if message.shorten() => {
+            warn!(alert = alert.name, id, %kind, severity, count, "alert is tried again without its further events: {why}");
+            state.failed(why);
+            state.queue.put_back(message);
+            return true;
+        }
+        Failure::Never(why) | Failure::TooLong(why) => {
+            state.lose(&message, why.clone());
+            warn!(alert = alert.name, id, %kind, severity, count, "alert is lost: {why}");
+        }
+    }
+    false
+}
+
+async fn attempt(alert: &Alert, message: &Message) -> Result<(), Failure> {
     match &alert.way {
         AlertWay::Webhook { url, ca_file } => {
             let read = url.read().map_err(Failure::Later)?;
@@ -312,7 +375,7 @@ async fn attempt(alert: &Alert, event: &Event) -> Result<(), Failure> {
                     config::WEBHOOK_URL
                 )));
             }
-            webhook::post(&read, ca_file.as_deref(), event).await
+            webhook::post(&read, ca_file.as_deref(), message).await
         }
         AlertWay::Smtp {
             server,
@@ -333,8 +396,8 @@ async fn attempt(alert: &Alert, event: &Event) -> Result<(), Failure> {
                 ca_file: ca_file.as_deref(),
                 timeout: alert.timeout,
             };
-            mail.send(event).await
+            mail.send(message).await
         }
-        AlertWay::Exec { command } => exec::run(command, event).await,
+        AlertWay::Exec { command, run_as } => exec::run(command, run_as.as_ref(), message).await,
     }
 }

@@ -10,7 +10,7 @@ use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsPar
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 
 use super::Failure;
-use crate::api::events::Event;
+use super::queue::Message as Alert;
 use crate::model::SmtpTls;
 
 /// A mail server, and who writes to whom.
@@ -26,9 +26,9 @@ pub(super) struct Mail<'a> {
 }
 
 impl Mail<'_> {
-    /// Sends one event; done when the server has taken it.
-    pub(super) async fn send(&self, event: &Event) -> Result<(), Failure> {
-        let message = self.message(event)?;
+    /// Sends one message; done when the server has taken it.
+    pub(super) async fn send(&self, alert: &Alert) -> Result<(), Failure> {
+        let message = self.message(alert)?;
         let transport = self.transport()?;
         match transport.send(message).await {
             Ok(_) => Ok(()),
@@ -76,7 +76,7 @@ impl Mail<'_> {
             .map_err(|error| Failure::Later(format!("{}: {error}", self.server)))
     }
 
-    fn message(&self, event: &Event) -> Result<Message, Failure> {
+    fn message(&self, alert: &Alert) -> Result<Message, Failure> {
         // The configuration was checked: these do not fail.
         let mailbox = |text: &str| {
             text.parse::<Mailbox>()
@@ -84,9 +84,19 @@ impl Mail<'_> {
         };
         let host =
             nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned());
-        let subject = format!("[{host}] {}: {} {}", event.severity.name(), event.subject(), event.kind);
-        let json = serde_json::to_string_pretty(event).map_err(|error| Failure::Never(error.to_string()))?;
-        let body = format!("{}\n\n{json}\n", event.sentence());
+        let first = alert.first();
+        let subject = format!("[{host}] {}: {} {}", first.severity.name(), alert.subject(), first.kind);
+        let json = serde_json::to_string_pretty(&alert.body()).map_err(|error| Failure::Never(error.to_string()))?;
+        let mut body = format!("{}\n\n", alert.summary());
+        if alert.count > 1 {
+            alert
+                .events()
+                .iter()
+                .for_each(|event| body.push_str(&format!("{}\n", event.sentence())));
+            body.push('\n');
+        }
+        body.push_str(&json);
+        body.push('\n');
         let mut message = Message::builder().from(mailbox(self.from)?).subject(subject);
         for to in self.to {
             message = message.to(mailbox(to)?);

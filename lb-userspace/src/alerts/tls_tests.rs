@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::tests::event;
+use super::tests::{Told, event};
 use super::*;
 use crate::api::events::Severity;
 use crate::model::{SecretSource, SmtpTls};
@@ -124,8 +124,8 @@ fn hook(listener: TcpListener, tls: Arc<ServerConfig>) -> Receiver<u64> {
             let _ = stream.write_all(b"HTTP/1.1 204 x\r\nconnection: close\r\n\r\n");
             stream.conn.send_close_notify();
             let _ = stream.flush();
-            let event: Event = serde_json::from_slice(&body).expect("an event");
-            if sender.send(event.id).is_err() {
+            let told: Told = serde_json::from_slice(&body).expect("a message");
+            if told.ids().into_iter().any(|id| sender.send(id).is_err()) {
                 return;
             }
         }

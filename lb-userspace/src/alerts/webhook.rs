@@ -16,12 +16,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Failure;
-use crate::api::events::Event;
+use super::queue::Message;
 use crate::model::Secret;
 use crate::trust;
 
-/// Sends one event; done when the receiver says 2xx.
-pub(super) async fn post(url: &Secret, ca_file: Option<&Path>, event: &Event) -> Result<(), Failure> {
+/// Sends one message; done when the receiver says 2xx.
+pub(super) async fn post(url: &Secret, ca_file: Option<&Path>, message: &Message) -> Result<(), Failure> {
     // The configuration was checked: these do not fail.
     let uri: Uri = url
         .expose()
@@ -36,14 +36,14 @@ pub(super) async fn post(url: &Secret, ca_file: Option<&Path>, event: &Event) ->
     let stream = TcpStream::connect((name, port)).await;
     let stream = stream.map_err(|error| Failure::Later(format!("{host} port {port}: {error}")))?;
     if !is_https {
-        return exchange(stream, &uri, event).await;
+        return exchange(stream, &uri, message).await;
     }
     let server = ServerName::try_from(name.to_owned()).map_err(|error| Failure::Never(format!("{name}: {error}")))?;
     let tls = TlsConnector::from(tls(ca_file)?).connect(server, stream).await;
     exchange(
         tls.map_err(|error| Failure::Later(format!("{host}: {error}")))?,
         &uri,
-        event,
+        message,
     )
     .await
 }
@@ -51,12 +51,12 @@ pub(super) async fn post(url: &Secret, ca_file: Option<&Path>, event: &Event) ->
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     uri: &Uri,
-    event: &Event,
+    message: &Message,
 ) -> Result<(), Failure> {
     let later = |error: hyper::Error| Failure::Later(error.to_string());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(later)?;
     let driver = Abort(tokio::spawn(connection).abort_handle());
-    let body = serde_json::to_vec(event).map_err(|error| Failure::Never(error.to_string()))?;
+    let body = serde_json::to_vec(&message.body()).map_err(|error| Failure::Never(error.to_string()))?;
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = http::Request::post(path)
@@ -71,6 +71,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     match status.as_u16() {
         200..300 => Ok(()),
         // Asked to come again, or not the request's fault.
+        413 => Err(Failure::TooLong(text)),
         408 | 425 | 429 | 500.. => Err(Failure::Later(text)),
         _ => Err(Failure::Never(text)),
     }

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use tokio::sync::oneshot;
 
 use super::error::ApiError;
-use super::events::{Event, EventQuery};
+use super::events::{EventQuery, Events};
 use super::report::{ApplyReport, BackendAction, BackendChanged, Confirmed, PlanReport};
+use super::room::Taken;
 use super::types::{Lookup, ServiceDetail, ServiceSummary, Stats, Status};
 use crate::policy::Confirm;
 
@@ -40,7 +41,7 @@ pub enum Call {
         /// Which of it.
         query: EventQuery,
         /// For the answer.
-        answer: Answer<Vec<Event>>,
+        answer: Answer<Events>,
     },
     /// What a configuration would change.
     Plan {
@@ -88,11 +89,15 @@ pub enum Call {
 
 /// The way for one answer. Dropped unused, the client is told that the daemon is stopping.
 #[derive(Debug)]
-pub struct Answer<T>(pub(super) oneshot::Sender<Result<T, ApiError>>);
+pub struct Answer<T> {
+    pub(super) way: oneshot::Sender<Result<T, ApiError>>,
+    /// The room that the request's body takes until it is answered.
+    pub(super) _room: Option<Taken>,
+}
 
 impl<T> Answer<T> {
     /// Sends the answer; if the client is gone, nobody misses it.
     pub fn send(self, answer: Result<T, ApiError>) {
-        let _ = self.0.send(answer);
+        let _ = self.way.send(answer);
     }
 }

@@ -40,7 +40,7 @@ pub enum ErrorKind {
     TooLarge,
     /// The daemon did not answer in time. What was asked may still be done.
     Timeout,
-    /// The daemon is stopping.
+    /// The daemon is stopping, or has no room for this now.
     Unavailable,
     /// The daemon failed.
     Internal,

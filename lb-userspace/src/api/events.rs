@@ -1,8 +1,9 @@
 //! What has happened: one [`Event`] for every change, and how they are asked for.
 
 use std::fmt;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// One change: what or who, from, to, why, when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +31,7 @@ pub struct Event {
 }
 
 /// How much an event matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// As it should be.
@@ -42,7 +43,7 @@ pub enum Severity {
 }
 
 /// Who caused an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cause {
     /// A health check.
@@ -59,6 +60,16 @@ pub enum Cause {
     Daemon,
     /// What a backend reports of its own load, or how fast it answers.
     Load,
+}
+
+/// Events on their way to who asked for them: shared with the journal, and as JSON a plain list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Events(pub Vec<Arc<Event>>);
+
+impl Serialize for Events {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|event| &**event))
+    }
 }
 
 /// Which events are asked for; what is absent does not narrow them.
@@ -190,7 +201,7 @@ kinds! {
     ServiceLost = "service_lost", Critical;
     /// A backend serves again.
     ServiceBack = "service_back", Info;
-    /// Events did not reach a receiver of alerts.
+    /// Events did not reach a receiver of alerts, or only as a count.
     AlertsLost = "alerts_lost", Warning;
 }
 

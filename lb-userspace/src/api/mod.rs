@@ -11,6 +11,8 @@
 //! | [`socket`] | the socket in the file system: who may open it, and whose it is |
 //! | [`call`] | what the server asks of the daemon's loop |
 //! | [`server`] | HTTP on one side, the daemon's single loop on the other |
+//! | [`connections`] | how many clients, for how long, and who makes room |
+//! | [`room`] | memory for what clients send and have not read |
 //! | [`client`] | one request, one answer, and errors that say what to do |
 //!
 //! The JSON is stable: fields may be added, none is renamed, removed or given another meaning within `/v1`.
@@ -18,10 +20,12 @@
 
 pub mod call;
 pub mod client;
+pub mod connections;
 pub mod error;
 pub mod events;
 pub mod names;
 pub mod report;
+pub mod room;
 pub mod server;
 pub mod socket;
 pub mod standing;

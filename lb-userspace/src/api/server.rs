@@ -5,26 +5,33 @@
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::warn;
 
-use super::MAX_REQUEST;
 use super::call::{Answer, Call};
+use super::connections::{MOST, Place, Places, Watched};
 use super::error::{ApiError, ErrorKind};
-use super::events::{Event, EventQuery};
-use super::report::{ApplyReport, BackendChanged, Confirmation, Confirmed, PlanReport};
+use super::events::EventQuery;
+use super::report::{ApplyReport, BackendChanged, Confirmation, Confirmed};
+use super::room::{Room, Sent, Taken};
 use super::socket::Bound;
-use super::types::{Lookup, ServiceDetail, ServiceSummary, Stats, Status};
+use super::types::{Lookup, Status};
 use crate::policy::Confirm;
 
 /// How long a handler waits for the loop.
@@ -36,10 +43,22 @@ pub struct Timeouts {
     pub change: Duration,
     /// For the whole of a request, its body included.
     pub request: Duration,
+    /// For the head of a request, from the first moment or from the end of the answer before.
+    pub head: Duration,
+    /// Between two parts of a body, and for 64 KiB of an answer.
+    pub stall: Duration,
+    /// For room in memory.
+    pub room: Duration,
 }
 
 /// How long requests under way may go on when the daemon stops.
 const GRACE: Duration = Duration::from_secs(1);
+/// The pause after a connection that could not be taken: there may be no descriptor left.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Events that are no long answer: who asks for a few does not wait behind those who ask for all.
+const FEW: usize = 200;
+/// The longest head of a request, in bytes.
+const HEAD: usize = 64 << 10;
 
 /// Serves until `stop` is ready, then lets requests under way finish for a second and removes the socket.
 pub async fn serve(
@@ -49,23 +68,90 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let Bound { listener, file: _file } = bound;
-    let (stopping, stopped) = oneshot::channel::<()>();
-    let server = axum::serve(listener, router(calls, timeouts)).with_graceful_shutdown(async {
-        // Sent or dropped: both mean that it is over.
-        let _ = stopped.await;
-    });
-    let mut server = std::pin::pin!(server.into_future());
+    let (stopping, stopped) = watch::channel(());
+    let places = Arc::new(Places::default());
+    let room = Room::new(timeouts.room);
+    let mut clients = JoinSet::new();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stop => break,
+            accepted = listener.accept() => accepted,
+            Some(_) = clients.join_next() => continue,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "cannot take a client of the API");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        if places.is_full() {
+            // Whoever has sent a request meanwhile does not have to go.
+            tokio::task::yield_now().await;
+        }
+        let Some(place) = places.take() else {
+            turn_away(&stream);
+            continue;
+        };
+        let daemon = Loop {
+            calls: calls.clone(),
+            timeouts,
+            place: Arc::clone(&place),
+            room: room.clone(),
+        };
+        let (places, stopped) = (Arc::clone(&places), stopped.clone());
+        clients.spawn(async move {
+            tokio::select! {
+                () = converse(stream, daemon, stopped) => {}
+                () = place.gone() => {}
+            }
+            places.leave(&place);
+        });
+    }
+    drop(stopping);
+    let _ = tokio::time::timeout(GRACE, async { while clients.join_next().await.is_some() {} }).await;
+    Ok(())
+}
+
+/// All requests of one client.
+async fn converse(stream: UnixStream, daemon: Loop, mut stopped: watch::Receiver<()>) {
+    let timeouts = daemon.timeouts;
+    let stream = Watched::new(stream, Arc::clone(&daemon.place), timeouts.stall);
+    let service = TowerToHyperService::new(router(daemon));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // Of an idle client too: it runs from the end of the answer before.
+        .header_read_timeout(timeouts.head)
+        .max_buf_size(HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    // How it ended, its client knows.
     tokio::select! {
-        result = &mut server => result,
-        () = stop => {
-            drop(stopping);
-            tokio::time::timeout(GRACE, server).await.unwrap_or(Ok(()))
+        _ = connection.as_mut() => {}
+        _ = stopped.changed() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
         }
     }
 }
 
+/// Says that there is no place.
+fn turn_away(stream: &UnixStream) {
+    let message = format!("all {MOST} connections wait for the daemon: try again");
+    let error = ApiError::new(ErrorKind::Unavailable, message);
+    let status = error.kind.status();
+    let body = serde_json::to_string(&error).unwrap_or_default();
+    let head =
+        format!("HTTP/1.1 {status} Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n");
+    let answer = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    // It fits the socket's buffer; who has gone already misses nothing.
+    let _ = stream.try_write(answer.as_bytes());
+}
+
 /// The API's paths.
-fn router(calls: mpsc::Sender<Call>, timeouts: Timeouts) -> Router {
+fn router(daemon: Loop) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/services", get(services))
@@ -81,31 +167,60 @@ fn router(calls: mpsc::Sender<Call>, timeouts: Timeouts) -> Router {
         .route("/v1/reload", post(reload))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(MAX_REQUEST))
-        .layer(middleware::from_fn_with_state(timeouts.request, within))
-        .with_state(Loop { calls, timeouts })
+        .layer(middleware::from_fn_with_state(daemon.timeouts.request, within))
+        .with_state(daemon)
 }
 
-/// The daemon's loop, as the handlers reach it.
+/// The daemon's loop, as one client's handlers reach it.
 #[derive(Clone)]
 struct Loop {
     calls: mpsc::Sender<Call>,
     timeouts: Timeouts,
+    place: Arc<Place>,
+    room: Room,
 }
 
 impl Loop {
     async fn read<T>(&self, call: impl FnOnce(Answer<T>) -> Call) -> Result<T, ApiError> {
-        self.ask(self.timeouts.read, call).await
+        self.ask(self.timeouts.read, None, call).await
     }
 
-    async fn change<T>(&self, call: impl FnOnce(Answer<T>) -> Call) -> Result<T, ApiError> {
-        self.ask(self.timeouts.change, call).await
+    async fn read_long<T: Serialize>(&self, call: impl FnOnce(Answer<T>) -> Call) -> Result<Response, ApiError> {
+        self.long(self.read(call)).await
     }
 
-    async fn ask<T>(&self, timeout: Duration, call: impl FnOnce(Answer<T>) -> Call) -> Result<T, ApiError> {
+    /// For answers that may be long: few are made at a time, and what nobody reads has a bound.
+    async fn long<T: Serialize>(&self, asked: impl Future<Output = Result<T, ApiError>>) -> Result<Response, ApiError> {
+        let _maker = self.room.maker().await?;
+        let (status, bytes) = match asked.await {
+            Ok(answer) => (StatusCode::OK, serde_json::to_vec(&answer)),
+            // It may list all that is wrong with a long file.
+            Err(error) => (status_of(&error), serde_json::to_vec(&error)),
+        };
+        let bytes =
+            bytes.map_err(|error| ApiError::new(ErrorKind::Internal, format!("an answer that is no JSON: {error}")))?;
+        let body = self.room.answer(bytes, &self.place).await?;
+        Ok((status, [(header::CONTENT_TYPE, "application/json")], body).into_response())
+    }
+
+    async fn change<T>(&self, room: Option<Taken>, call: impl FnOnce(Answer<T>) -> Call) -> Result<T, ApiError> {
+        self.ask(self.timeouts.change, room, call).await
+    }
+
+    async fn ask<T>(
+        &self,
+        timeout: Duration,
+        room: Option<Taken>,
+        call: impl FnOnce(Answer<T>) -> Call,
+    ) -> Result<T, ApiError> {
+        let _asking = self.place.asking();
         let (sender, receiver) = oneshot::channel();
+        let answer = Answer {
+            way: sender,
+            _room: room,
+        };
         let asked = async {
-            self.calls.send(call(Answer(sender))).await.map_err(|_| stopping())?;
+            self.calls.send(call(answer)).await.map_err(|_| stopping())?;
             receiver.await.map_err(|_| stopping())?
         };
         match tokio::time::timeout(timeout, asked).await {
@@ -115,23 +230,35 @@ impl Loop {
     }
 }
 
+/// A request's whole body.
+impl FromRequest<Loop> for Sent {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, daemon: &Loop) -> Result<Self, ApiError> {
+        daemon
+            .room
+            .read(request.into_body(), &daemon.place, daemon.timeouts.stall)
+            .await
+    }
+}
+
 type Handled<T> = Result<Json<T>, ApiError>;
 
 async fn status(State(daemon): State<Loop>) -> Handled<Status> {
     daemon.read(Call::Status).await.map(Json)
 }
 
-async fn services(State(daemon): State<Loop>) -> Handled<Vec<ServiceSummary>> {
-    daemon.read(Call::Services).await.map(Json)
+async fn services(State(daemon): State<Loop>) -> Result<Response, ApiError> {
+    daemon.read_long(Call::Services).await
 }
 
-async fn service(State(daemon): State<Loop>, name: Result<Path<String>, PathRejection>) -> Handled<ServiceDetail> {
+async fn service(State(daemon): State<Loop>, name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let Path(name) = name?;
-    daemon.read(|answer| Call::Service { name, answer }).await.map(Json)
+    daemon.read_long(|answer| Call::Service { name, answer }).await
 }
 
-async fn stats(State(daemon): State<Loop>) -> Handled<Stats> {
-    daemon.read(Call::Stats).await.map(Json)
+async fn stats(State(daemon): State<Loop>) -> Result<Response, ApiError> {
+    daemon.read_long(Call::Stats).await
 }
 
 #[derive(Deserialize)]
@@ -161,9 +288,16 @@ async fn lookup(
         .map(Json)
 }
 
-async fn events(State(daemon): State<Loop>, query: Result<Query<EventQuery>, QueryRejection>) -> Handled<Vec<Event>> {
+async fn events(
+    State(daemon): State<Loop>,
+    query: Result<Query<EventQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
     let Query(query) = query?;
-    daemon.read(|answer| Call::Events { query, answer }).await.map(Json)
+    if query.limit.is_some_and(|limit| limit <= FEW) {
+        let events = daemon.read(|answer| Call::Events { query, answer }).await?;
+        return Ok(Json(events).into_response());
+    }
+    daemon.read_long(|answer| Call::Events { query, answer }).await
 }
 
 #[derive(Deserialize)]
@@ -174,40 +308,38 @@ struct FileQuery {
 async fn plan(
     State(daemon): State<Loop>,
     query: Result<Query<FileQuery>, QueryRejection>,
-    body: Result<Bytes, BytesRejection>,
-) -> Handled<PlanReport> {
+    Sent { bytes, room }: Sent,
+) -> Result<Response, ApiError> {
     let Query(FileQuery { file }) = query?;
-    let toml = text(&body?)?;
-    daemon
-        .change(|answer| Call::Plan { toml, file, answer })
-        .await
-        .map(Json)
+    let toml = text(bytes)?;
+    let asked = daemon.change(room, |answer| Call::Plan { toml, file, answer });
+    daemon.long(asked).await
 }
 
 async fn apply(
     State(daemon): State<Loop>,
     query: Result<Query<FileQuery>, QueryRejection>,
-    body: Result<Bytes, BytesRejection>,
+    Sent { bytes, room }: Sent,
 ) -> Handled<ApplyReport> {
     let Query(FileQuery { file }) = query?;
-    let toml = text(&body?)?;
+    let toml = text(bytes)?;
     daemon
-        .change(|answer| Call::Apply { toml, file, answer })
+        .change(room, |answer| Call::Apply { toml, file, answer })
         .await
         .map(Json)
 }
 
 async fn reload(State(daemon): State<Loop>) -> Handled<ApplyReport> {
-    daemon.change(Call::Reload).await.map(Json)
+    daemon.change(None, Call::Reload).await.map(Json)
 }
 
 async fn backend(
     State(daemon): State<Loop>,
     names: Result<Path<(String, String)>, PathRejection>,
-    body: Result<Bytes, BytesRejection>,
+    Sent { bytes, room: _room }: Sent,
 ) -> Handled<BackendChanged> {
     let Path((service, backend)) = names?;
-    let action = serde_json::from_slice(&body?).map_err(|error| {
+    let action = serde_json::from_slice(&bytes).map_err(|error| {
         let expected = r#"{"action": "drain" | "enable" | "disable" | "reset"} or {"action": "weight", "weight": N}; drain may have "timeout_ms", weight "over_ms""#;
         ApiError::new(
             ErrorKind::InvalidRequest,
@@ -220,13 +352,13 @@ async fn backend(
         action,
         answer,
     };
-    daemon.change(call).await.map(Json)
+    daemon.change(None, call).await.map(Json)
 }
 
 async fn failover(
     State(daemon): State<Loop>,
     service: Result<Path<String>, PathRejection>,
-    body: Result<Bytes, BytesRejection>,
+    body: Sent,
 ) -> Handled<Confirmed> {
     confirm(&daemon, service, body, Confirm::Failover).await
 }
@@ -234,7 +366,7 @@ async fn failover(
 async fn failback(
     State(daemon): State<Loop>,
     service: Result<Path<String>, PathRejection>,
-    body: Result<Bytes, BytesRejection>,
+    body: Sent,
 ) -> Handled<Confirmed> {
     confirm(&daemon, service, body, Confirm::Failback).await
 }
@@ -242,15 +374,14 @@ async fn failback(
 async fn confirm(
     daemon: &Loop,
     service: Result<Path<String>, PathRejection>,
-    body: Result<Bytes, BytesRejection>,
+    Sent { bytes, room: _room }: Sent,
     what: Confirm,
 ) -> Handled<Confirmed> {
     let Path(service) = service?;
-    let body = body?;
-    let confirmation = if body.is_empty() {
+    let confirmation = if bytes.is_empty() {
         Ok(Confirmation::default())
     } else {
-        serde_json::from_slice(&body)
+        serde_json::from_slice(&bytes)
     };
     let Confirmation { backend } = confirmation.map_err(|error| {
         let expected = r#"empty, or {"backend": "NAME"}"#;
@@ -265,7 +396,7 @@ async fn confirm(
         what,
         answer,
     };
-    daemon.change(call).await.map(Json)
+    daemon.change(None, call).await.map(Json)
 }
 
 async fn unknown_path(request: Request) -> ApiError {
@@ -290,17 +421,12 @@ async fn within(State(limit): State<Duration>, request: Request, next: Next) -> 
     }
 }
 
-fn text(body: &Bytes) -> Result<String, ApiError> {
-    match str::from_utf8(body) {
-        Ok(text) => Ok(text.to_owned()),
-        Err(error) => {
-            let message = format!(
-                "the configuration is not UTF-8: byte {} is not part of a character",
-                error.valid_up_to()
-            );
-            Err(ApiError::new(ErrorKind::InvalidRequest, message))
-        }
-    }
+fn text(bytes: Vec<u8>) -> Result<String, ApiError> {
+    String::from_utf8(bytes).map_err(|error| {
+        let place = error.utf8_error().valid_up_to();
+        let message = format!("the configuration is not UTF-8: byte {place} is not part of a character");
+        ApiError::new(ErrorKind::InvalidRequest, message)
+    })
 }
 
 fn stopping() -> ApiError {
@@ -330,9 +456,12 @@ impl<T: Serialize> IntoResponse for Json<T> {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(self)).into_response()
+        (status_of(&self), Json(self)).into_response()
     }
+}
+
+fn status_of(error: &ApiError) -> StatusCode {
+    StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 impl From<PathRejection> for ApiError {
@@ -347,22 +476,15 @@ impl From<QueryRejection> for ApiError {
     }
 }
 
-impl From<BytesRejection> for ApiError {
-    fn from(rejection: BytesRejection) -> Self {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            let message = format!("the body is longer than {} MiB", MAX_REQUEST >> 20);
-            return ApiError::new(ErrorKind::TooLarge, message);
-        }
-        ApiError::new(ErrorKind::InvalidRequest, rejection.body_text())
-    }
-}
-
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
             read: Duration::from_secs(5),
             change: Duration::from_secs(60),
             request: Duration::from_secs(90),
+            head: Duration::from_secs(5),
+            stall: Duration::from_secs(10),
+            room: Duration::from_secs(15),
         }
     }
 }

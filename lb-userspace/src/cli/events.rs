@@ -56,8 +56,16 @@ pub(super) async fn show(client: &Client, wish: &Wish, follow: bool, printer: &P
         };
         match client.events(&query).await {
             Ok(events) => {
+                let newest = events.last().map_or(last, |event| event.id);
+                // Of all services, the numbers are without gaps.
+                let missing = newest.saturating_sub(last).saturating_sub(events.len() as u64);
+                if missing > 0 && query.service.is_none() {
+                    printer.warning(&format!(
+                        "the daemon no longer keeps {missing} of the events before {newest}"
+                    ));
+                }
                 print(&events, printer)?;
-                last = events.last().map_or(last, |event| event.id);
+                last = newest;
                 lost = false;
             }
             Err(error) if !lost => {

@@ -16,6 +16,7 @@ use super::suggest::nearest;
 use super::table::{self, At, Key, Reader};
 use crate::api::events::{EventKind, Severity};
 use crate::model::{Alert, AlertWay, Secret, SecretSource, SmtpTls};
+use crate::run_as::RunAs;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -26,18 +27,24 @@ enum Kind {
     Exec,
 }
 
-/// Keys that belong to one kind.
-const KEYS: &[(&str, Kind)] = &[
-    ("url", Kind::Webhook),
-    ("url_file", Kind::Webhook),
-    ("server", Kind::Smtp),
-    ("port", Kind::Smtp),
-    ("tls", Kind::Smtp),
-    ("from", Kind::Smtp),
-    ("to", Kind::Smtp),
-    ("user", Kind::Smtp),
-    ("password_file", Kind::Smtp),
-    ("command", Kind::Exec),
+const WEBHOOK: (&[Kind], &str) = (&[Kind::Webhook], "kind = \"webhook\"");
+const SMTP: (&[Kind], &str) = (&[Kind::Smtp], "kind = \"smtp\"");
+const EXEC: (&[Kind], &str) = (&[Kind::Exec], "kind = \"exec\"");
+const SMTP_OR_EXEC: (&[Kind], &str) = (&[Kind::Smtp, Kind::Exec], "kind = \"smtp\" or \"exec\"");
+
+/// Keys that belong to some kinds only, and these.
+const KEYS: &[(&str, (&[Kind], &str))] = &[
+    ("url", WEBHOOK),
+    ("url_file", WEBHOOK),
+    ("server", SMTP),
+    ("port", SMTP),
+    ("tls", SMTP),
+    ("from", SMTP),
+    ("to", SMTP),
+    // Who logs in, or who the program runs as.
+    ("user", SMTP_OR_EXEC),
+    ("password_file", SMTP),
+    ("command", EXEC),
 ];
 /// Where `ca_file` has a meaning.
 const ENCRYPTED: &str = "an https:// url, or tls = \"starttls\" or \"tls\"";
@@ -84,15 +91,10 @@ fn one<'r>(
         value.duration(Duration::from_millis(100), "100ms to 5m", Duration::from_secs(300))
     });
     let kind = kind.typed()?.value;
-    for (key, only) in KEYS {
-        if *only != kind
+    for (key, (kinds, with)) in KEYS {
+        if !kinds.contains(&kind)
             && let Some((typed, _)) = table.value.get_key_value(*key)
         {
-            let with = match only {
-                Kind::Webhook => "kind = \"webhook\"",
-                Kind::Smtp => "kind = \"smtp\"",
-                Kind::Exec => "kind = \"exec\"",
-            };
             found.error(place, Span::from(typed.span()), Problem::OnlyWith { key, with });
         }
     }
@@ -100,16 +102,7 @@ fn one<'r>(
     let way = match kind {
         Kind::Webhook => webhook(&reader, &ca_file, found)?,
         Kind::Smtp => smtp(&reader, &ca_file, found)?,
-        Kind::Exec => AlertWay::Exec {
-            command: reader
-                .required(
-                    "command",
-                    "a list: the program's full path, and its arguments",
-                    found,
-                    command,
-                )
-                .into_value()?,
-        },
+        Kind::Exec => exec(&reader, found)?,
     };
     let encrypted = match &way {
         AlertWay::Webhook {
@@ -219,6 +212,20 @@ fn smtp(reader: &Reader<'_>, ca_file: &Key<&str>, found: &mut Findings<'_>) -> O
     })
 }
 
+fn exec(reader: &Reader<'_>, found: &mut Findings<'_>) -> Option<AlertWay> {
+    const WANT: &str = "a list: the program's full path, and its arguments";
+    let command = reader.required("command", WANT, found, command);
+    let run_as = reader.key("user", found, run_as);
+    Some(AlertWay::Exec {
+        command: command.into_value()?,
+        run_as: match run_as {
+            Key::Absent => None,
+            Key::Bad => return None,
+            Key::Typed(at) => Some(at.value),
+        },
+    })
+}
+
 fn unique(name: Key<&str>, names: &mut HashMap<String, Span>, place: Place<'_>, found: &mut Findings<'_>) {
     let Some(At { value, span }) = name.typed() else { return };
     let Some(first) = names.get(value) else {
@@ -325,6 +332,10 @@ fn mailboxes(value: &Value<'_, '_>) -> Result<Vec<String>, Problem> {
     } else {
         Err(value.malformed(WANT))
     }
+}
+
+fn run_as(value: &Value<'_, '_>) -> Result<RunAs, Problem> {
+    Ok(RunAs::named(value.string("the name of a user of this host")?)?)
 }
 
 fn command(value: &Value<'_, '_>) -> Result<Vec<String>, Problem> {

@@ -149,14 +149,14 @@ pub(super) enum Problem {
     TextAndHex { key: &'static str },
     #[error("via \"vip\" is not for kind exec: the program itself chooses how it asks")]
     ExecByVip,
-    #[error("user: {0}")]
-    User(#[from] RunAsError),
     #[error("{key} is only for kind {only}, and this kind is {kind}")]
     NotForKind {
         key: &'static str,
         only: &'static str,
         kind: &'static str,
     },
+    #[error(transparent)]
+    User(#[from] RunAsError),
 }
 
 /// A warning: the file is accepted.

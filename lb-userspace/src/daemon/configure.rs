@@ -180,7 +180,9 @@ impl Daemon {
         if let Some(alerts) = &mut self.alerts {
             for (name, waiting) in alerts.set(&self.world.model.alerts) {
                 let note = Note::new(EventKind::AlertsLost, Cause::Operator);
-                self.tell(note.because(format!("alert {name:?} is removed, and {waiting} events waited for it")));
+                self.tell(note.because(format!(
+                    "alert {name:?} is removed; events that waited for it: {waiting}"
+                )));
             }
         }
         for (service, change) in changes {

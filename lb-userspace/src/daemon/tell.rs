@@ -8,6 +8,7 @@ use tracing::debug;
 use super::Daemon;
 use super::configure::unix_ms;
 use super::wayless::News;
+use crate::alerts::Brimming;
 use crate::api::events::{Cause, EventKind};
 use crate::api::report::BackendAction;
 use crate::api::types::BackendDetail;
@@ -22,12 +23,14 @@ impl Daemon {
     /// Takes in an event.
     pub(super) fn tell(&mut self, note: Note) {
         let event = self.journal.add(note, unix_ms());
-        let full = self.alerts.as_ref().map_or(Vec::new(), |alerts| alerts.send(event));
-        // For the journal alone: whoever lost events hears of it in its own turn.
-        for name in full {
+        let brimming = self.alerts.as_ref().map_or(Vec::new(), |alerts| alerts.send(&event));
+        // For the journal alone: the receiver has the count.
+        for Brimming { alert, severity, bound } in brimming {
+            let severity = severity.name();
+            let why =
+                format!("{bound} {severity} events wait for alert {alert:?}: further ones are counted, not named");
             let note = Note::new(EventKind::AlertsLost, Cause::Daemon);
-            self.journal
-                .add(note.because(format!("the queue of alert {name:?} is full")), unix_ms());
+            self.journal.add(note.because(why), unix_ms());
         }
     }
 

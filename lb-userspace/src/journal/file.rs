@@ -2,32 +2,35 @@
 //!
 //! It is never synced: what the machine had not written when it lost power is lost, and what it had half written is skipped.
 
-use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tracing::{error, warn};
 
-use crate::api::events::Event;
+use super::kept::Kept;
+use crate::api::events::{Event, Severity};
 use crate::private;
 
-/// Bytes after which a file is put aside: some 20,000 events.
-const LONGEST: u64 = 4 << 20;
-/// Events that may wait for a slow disk.
-const QUEUE: usize = 4_096;
+/// Bytes after which a file is put aside: some 50,000 events.
+const LONGEST: u64 = 12 << 20;
+/// Events that may wait for a slow disk: those of one outage of 10,000 backends, some 10 MB.
+const QUEUE: usize = 50_000;
+/// Places in the queue that are for critical events alone.
+const RESERVED: usize = 10_000;
 /// How long a daemon that stops waits for the disk.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 const NEW: &str = "events.jsonl";
 const OLD: &str = "events.jsonl.1";
 
-/// The latest `most` events in a folder's files. Lines that are no event are skipped, as half a last line is.
-pub(super) fn read(folder: &Path, most: usize) -> VecDeque<Event> {
-    let mut events = VecDeque::new();
+/// The events in a folder's files, as many as are kept. Lines that are no event are skipped, as half a last line is.
+pub(super) fn read(folder: &Path) -> Kept {
+    let mut events = Kept::default();
     for name in [OLD, NEW] {
         let path = folder.join(name);
         let text = match tail(&path) {
@@ -40,11 +43,8 @@ pub(super) fn read(folder: &Path, most: usize) -> VecDeque<Event> {
         };
         for event in text.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok()) {
             // Numbers only grow: what is out of order is not ours.
-            if events.back().is_none_or(|last: &Event| last.id < event.id) {
-                events.push_back(event);
-            }
-            if events.len() > most {
-                events.pop_front();
+            if events.newest().is_none_or(|last| last < event.id) {
+                events.add(Arc::new(event));
             }
         }
     }
@@ -78,6 +78,8 @@ pub fn remove(folder: &Path) -> io::Result<()> {
 /// The thread that writes.
 pub(super) struct Writer {
     queue: Option<SyncSender<Vec<u8>>>,
+    /// How many are in the queue.
+    waiting: Arc<AtomicUsize>,
     trouble: Arc<Mutex<Trouble>>,
     /// Nothing is ever sent: it ends when the thread does.
     ended: Receiver<()>,
@@ -102,9 +104,12 @@ impl Writer {
             trouble: Arc::clone(&trouble),
         };
         let thread = std::thread::Builder::new().name("journal".into());
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let left = Arc::clone(&waiting);
         let started = thread.spawn(move || {
             let _ending = ending;
             for line in lines {
+                left.fetch_sub(1, Ordering::Relaxed);
                 pen.put_down(line);
             }
         });
@@ -113,6 +118,7 @@ impl Writer {
         }
         Self {
             queue: Some(queue),
+            waiting,
             trouble,
             ended,
         }
@@ -126,7 +132,14 @@ impl Writer {
             return;
         };
         line.push(b'\n');
-        if let Err(TrySendError::Full(_)) = queue.try_send(line) {
+        let reserved = match event.severity {
+            Severity::Critical => 0,
+            Severity::Warning | Severity::Info => RESERVED,
+        };
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let is_full = waiting + reserved >= QUEUE || matches!(queue.try_send(line), Err(TrySendError::Full(_)));
+        if is_full {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             let mut trouble = lock(&self.trouble);
             trouble.unwritten += 1;
             trouble.why.get_or_insert_with(|| "the disk is too slow".to_owned());

@@ -4,23 +4,23 @@
 //! is full or slow costs the file some events, which is said, and nothing else.
 
 mod file;
+mod kept;
 
-use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use crate::api::events::{Cause, Event, EventKind, EventQuery, Severity};
+use crate::api::events::{Cause, Event, EventKind, EventQuery, Events, Severity};
 
 use file::Writer;
 pub use file::remove;
-
-/// Events that are kept in memory, and so can be asked for.
-pub const KEPT: usize = 10_000;
+use kept::Kept;
+pub use kept::MOST;
 
 /// Events in order, and the way to the file.
 pub struct Journal {
-    recent: VecDeque<Event>,
+    recent: Kept,
     next: u64,
     writer: Writer,
 }
@@ -95,8 +95,8 @@ impl Note {
 impl Journal {
     /// The journal in a folder, with what an earlier daemon wrote there. A file that cannot be read is said in the log, and no more.
     pub fn open(folder: &Path) -> Self {
-        let recent = file::read(folder, KEPT);
-        let next = recent.back().map_or(1, |last| last.id + 1);
+        let recent = file::read(folder);
+        let next = recent.newest().map_or(1, |last| last + 1);
         Self {
             recent,
             next,
@@ -105,8 +105,8 @@ impl Journal {
     }
 
     /// Takes in an event: into memory, the log, and on its way to the file.
-    pub fn add(&mut self, note: Note, at_unix_ms: u64) -> &Event {
-        let event = Event {
+    pub fn add(&mut self, note: Note, at_unix_ms: u64) -> Arc<Event> {
+        let event = Arc::new(Event {
             id: self.next,
             at_unix_ms,
             kind: note.kind,
@@ -117,35 +117,28 @@ impl Journal {
             to: note.to,
             why: note.why,
             by: note.by,
-        };
+        });
         self.next += 1;
         log(&event);
         self.writer.write(&event);
-        if self.recent.len() >= KEPT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(event);
-        let newest = self.recent.len() - 1;
-        &self.recent[newest]
+        self.recent.add(Arc::clone(&event));
+        event
     }
 
     /// The events that are asked for, in order.
-    pub fn select(&self, query: &EventQuery) -> Vec<Event> {
-        let begin = query
-            .after
-            .map_or(0, |after| self.recent.partition_point(|event| event.id <= after));
-        let wanted = |event: &&Event| {
+    pub fn select(&self, query: &EventQuery) -> Events {
+        let wanted = |event: &&Arc<Event>| {
             query.since_unix_ms.is_none_or(|since| event.at_unix_ms >= since)
                 && (query.service.is_none() || event.service == query.service)
         };
-        let limit = query.limit.unwrap_or(KEPT);
-        let found = self.recent.range(begin..).filter(wanted);
+        let limit = query.limit.unwrap_or(MOST);
+        let found = self.recent.after(query.after.unwrap_or(0)).filter(wanted);
         if query.after.is_some() {
-            return found.take(limit).cloned().collect();
+            return Events(found.take(limit).cloned().collect());
         }
-        let mut latest: Vec<Event> = found.rev().take(limit).cloned().collect();
+        let mut latest: Vec<Arc<Event>> = found.rev().take(limit).cloned().collect();
         latest.reverse();
-        latest
+        Events(latest)
     }
 
     /// What is wrong with the file, in a sentence; nothing if all is well.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::SecretSource;
 use crate::api::events::{EventKind, Severity};
+use crate::run_as::RunAs;
 
 /// One receiver of alerts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub enum AlertWay {
     Exec {
         /// Program and arguments; at least the program, by its full path.
         command: Vec<String>,
+        /// Who it runs as, instead of the daemon's own user.
+        run_as: Option<RunAs>,
     },
 }
 

@@ -1,13 +1,14 @@
 //! Server and client over a real socket, with canned answers behind it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lb_userspace::api::MAX_REQUEST;
 use lb_userspace::api::call::Call;
 use lb_userspace::api::client::{Client, ClientError};
 use lb_userspace::api::error::{ApiError, ErrorKind};
-use lb_userspace::api::events::EventQuery;
+use lb_userspace::api::events::{EventQuery, Events};
 use lb_userspace::api::report::{BackendAction, Confirmed};
 use lb_userspace::api::server::{Timeouts, serve};
 use lb_userspace::api::socket::bind;
@@ -24,6 +25,9 @@ const TIMEOUTS: Timeouts = Timeouts {
     read: Duration::from_millis(200),
     change: Duration::from_millis(200),
     request: Duration::from_millis(500),
+    head: Duration::from_secs(1),
+    stall: Duration::from_secs(1),
+    room: Duration::from_secs(1),
 };
 
 /// A server with a loop behind it, for as long as a test lasts.
@@ -105,7 +109,7 @@ fn answer(call: Call) {
             let mut events = samples::events();
             // Says back what it was asked.
             events[0].why = serde_json::to_string(&query).expect("plain data");
-            answer.send(Ok(events));
+            answer.send(Ok(Events(events.into_iter().map(Arc::new).collect())));
         }
         Call::Plan { toml, answer, .. } if toml.contains("wrong") => {
             answer.send(Err(ApiError::invalid_config("edge.toml", samples::check().errors)));

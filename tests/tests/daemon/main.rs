@@ -3,6 +3,7 @@
 //! Needs root and the release builds of `lbd` and `lbctl` (`LBD_BIN`, `LBCTL_BIN`).
 
 mod apply;
+mod bounds;
 mod counters;
 mod last_good;
 mod lifecycle;

@@ -1,5 +1,6 @@
 //! Receivers of alerts that hang, and that are away for a whole minute: nobody's failover waits for them, and they hear of everything.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::sleep;
@@ -57,26 +58,40 @@ fn receivers_that_hang_or_are_away_for_a_minute_slow_no_failover_and_lose_nothin
     let started = started.and_then(|event| event["id"].as_u64()).context("a start")?;
     let expected: Vec<u64> = (started..=last).collect();
     for (name, events) in received {
-        let mut seen: Vec<u64> = Vec::new();
+        let mut messages: Vec<Told> = Vec::new();
         let mut again = 0;
-        while seen.last() != Some(&last) {
-            let id = events
+        let mut seen = BTreeSet::new();
+        while seen.len() < expected.len() {
+            let told = events
                 .recv_timeout(LONGEST_PAUSE * 2)
                 .with_context(|| format!("{name}: {seen:?} of {expected:?}\n{}", edge.log()))?;
-            // One that was taken without a word in time comes again, with the same number.
-            if seen.last() == Some(&id) {
+            // One that was taken without a word in time comes again, with the same numbers.
+            if messages.contains(&told) {
                 again += 1;
-            } else {
-                seen.push(id);
+                continue;
             }
+            ensure!(told.ids.is_sorted(), "{name}: {told:?}");
+            ensure!(
+                told.ids.iter().all(|id| seen.insert(*id)),
+                "{name}: some of {told:?} came before"
+            );
+            // What matters more overtakes; what matters as much does not.
+            let before = messages.iter().rfind(|message| message.severity == told.severity);
+            ensure!(
+                before.is_none_or(|before| before.ids[0] < told.ids[0]),
+                "{name}: {told:?} after {before:?}"
+            );
+            messages.push(told);
         }
         let late = begun.elapsed();
         println!(
-            "{name}: {} events in order {late:?} after the minute, {again} of them more than once",
-            seen.len()
+            "{name}: {} events in {} messages {late:?} after the minute, {again} of them more than once",
+            seen.len(),
+            messages.len()
         );
-        ensure!(seen == expected, "{name}: {seen:?} instead of {expected:?}");
-        ensure!(seen.len() > 40, "{name}: {} events", seen.len());
+        let all: Vec<u64> = seen.into_iter().collect();
+        ensure!(all == expected, "{name}: {all:?} instead of {expected:?}");
+        ensure!(all.len() > 40, "{name}: {} events", all.len());
         ensure!(name == "hangs" || again == 0, "{name}: {again} came twice");
     }
     let status = edge.lbctl(&["status"])?;
@@ -126,30 +141,55 @@ fn evictions(site: &Site, edge: &Edge, how_long: Duration) -> Result<Vec<u64>> {
     Ok(times)
 }
 
-/// A receiver that answers everything with 204, and passes on the numbers of the events.
-fn receive(listener: TcpListener) -> Receiver<u64> {
+/// What a message says.
+#[derive(Debug, PartialEq)]
+struct Told {
+    severity: String,
+    /// The numbers of its events: one at least.
+    ids: Vec<u64>,
+}
+
+/// A receiver that answers everything with 204, and passes on what it was told.
+fn receive(listener: TcpListener) -> Receiver<Told> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
-            let mut text = String::new();
-            let mut buffer = [0; 4096];
-            _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
-            while !text.ends_with('}') {
-                match stream.read(&mut buffer) {
-                    Ok(length) if length > 0 => text.push_str(&String::from_utf8_lossy(&buffer[..length])),
-                    _ => break,
-                }
-            }
-            // Who has given up does not read it.
-            _ = write!(stream, "HTTP/1.1 204 x\r\nconnection: close\r\n\r\n");
-            let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-            let event: Value = serde_json::from_str(body).unwrap_or_default();
-            if let Some(id) = event["id"].as_u64()
-                && sender.send(id).is_err()
-            {
+            let Some(message) = message(&mut stream) else { continue };
+            let others = message["also"].as_array().into_iter().flatten();
+            let ids = std::iter::once(&message)
+                .chain(others)
+                .filter_map(|event| event["id"].as_u64());
+            let told = Told {
+                severity: message["severity"].as_str().unwrap_or("?").to_owned(),
+                ids: ids.collect(),
+            };
+            if !told.ids.is_empty() && sender.send(told).is_err() {
                 return;
             }
         }
     });
     receiver
+}
+
+/// Reads a POST and answers it with 204.
+pub(super) fn message(stream: &mut std::net::TcpStream) -> Option<Value> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 65_536];
+    _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+    let body = loop {
+        let text = String::from_utf8_lossy(&bytes);
+        let whole = text
+            .split_once("\r\n\r\n")
+            .and_then(|(_, body)| serde_json::from_str(body).ok());
+        if let Some(body) = whole {
+            break body;
+        }
+        match stream.read(&mut buffer) {
+            Ok(length) if length > 0 => bytes.extend_from_slice(&buffer[..length]),
+            _ => return None,
+        }
+    };
+    // Who has given up does not read it.
+    _ = write!(stream, "HTTP/1.1 204 x\r\nconnection: close\r\n\r\n");
+    Some(body)
 }

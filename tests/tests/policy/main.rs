@@ -8,6 +8,7 @@ mod eviction;
 mod failing;
 mod followed;
 mod memory;
+mod outage;
 mod restart;
 mod ways;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{check, check_warnings};
 use crate::api::events::{EventKind, Severity};
 use crate::model::{Alert, AlertWay, SecretSource, SmtpTls};
+use crate::run_as::RunAs;
 
 /// A file with these lines, which begin with line 4.
 fn file(lines: &str) -> String {
@@ -18,7 +19,7 @@ fn every_key_reaches_the_model() {
     let lines = "[[alert]]\nname = \"mail\"\nkind = \"smtp\"\nserver = \"mail.example.com\"\nport = 2525\ntls = \"none\"\n\
                  from = \"Edge <edge@example.com>\"\nto = [\"ops@example.com\", \"b@example.com\"]\nuser = \"edge\"\n\
                  password_file = \"/etc/lbd/mail\"\nseverity = \"critical\"\nevents = [\"panic_on\", \"service_lost\"]\ntimeout = \"3s\"\n\
-                 [[alert]]\nname = \"run\"\nkind = \"exec\"\ncommand = [\"/bin/true\", \"-x\"]\n";
+                 [[alert]]\nname = \"run\"\nkind = \"exec\"\ncommand = [\"/bin/true\", \"-x\"]\nuser = \"nobody\"\n";
     let model = check_warnings(&file(&format!("{HOOK}ca_file = \"/etc/ca.pem\"\n{lines}")), &[]);
     let hook = Alert {
         name: "hook".into(),
@@ -49,6 +50,7 @@ fn every_key_reaches_the_model() {
         name: "run".into(),
         way: AlertWay::Exec {
             command: vec!["/bin/true".into(), "-x".into()],
+            run_as: Some(RunAs::named("nobody").expect("a user of every host")),
         },
         ..hook.clone()
     };
@@ -109,5 +111,16 @@ fn what_is_wrong_is_named() {
     wrong(
         "[[alert]]\nname = \"r\"\nkind = \"exec\"\ncommand = [\"true\"]",
         &["7:11: alert \"r\": command [\"true\"] is not a list: the program's full path, and its arguments"],
+    );
+    wrong(
+        "[[alert]]\nname = \"r\"\nkind = \"exec\"\ncommand = [\"/bin/true\"]\nuser = \"no-such-user\"\npassword_file = \"/x\"",
+        &[
+            "8:8: alert \"r\": user \"no-such-user\" is unknown: a user of this host is wanted, as `getent passwd` lists them",
+            "9:1: alert \"r\": password_file is only for kind = \"smtp\"",
+        ],
+    );
+    wrong(
+        &format!("{HOOK}user = \"nobody\""),
+        &["8:1: alert \"hook\": user is only for kind = \"smtp\" or \"exec\""],
     );
 }

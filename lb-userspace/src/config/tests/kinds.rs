@@ -121,7 +121,7 @@ fn what_a_kind_needs() {
         (
             "kind = \"exec\"\nprogram = \"/bin/true\"\nuser = \"no-such-user\"",
             &[
-                r#"15:8: service "web": health: user: this host has no user "no-such-user"; `getent passwd` lists those that it has"#,
+                r#"15:8: service "web": health: user "no-such-user" is unknown: a user of this host is wanted, as `getent passwd` lists them"#,
             ],
         ),
         (
