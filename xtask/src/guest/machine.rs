@@ -63,6 +63,8 @@ pub(super) struct Machine {
     /// What came and was not looked at.
     received: Vec<u8>,
     mark: String,
+    /// How many ends were asked for.
+    ends: u32,
 }
 
 impl Drop for Machine {
@@ -98,6 +100,7 @@ impl Machine {
             shell,
             received: Vec::new(),
             mark: format!("elb-{}", std::process::id()),
+            ends: 0,
         };
         machine.greet()?;
         Ok(machine)
@@ -131,26 +134,31 @@ impl Machine {
     /// Runs a command as if it were pasted, and waits for its end.
     pub(super) fn run(&mut self, command: &str, limit: Duration) -> Result<Outcome> {
         self.send(&format!("{command}\n"))?;
-        self.send(&format!(
-            "printf '\\n%s %s %s\\n' {}''-end \"$?\" \"$(cut -d ' ' -f 1 /proc/uptime)\"\n",
-            self.mark
-        ))?;
-        let end = format!("\n{}-end ", self.mark);
-        if let Some(outcome) = self.until(&end, limit)? {
+        if let Some(outcome) = self.end(limit)? {
             return Ok(outcome);
         }
-        // ^C. What it printed is worth having in any case.
+        // ^C, which also throws away what the terminal has not been read of. What was printed is worth having in any case.
         self.send("\x03")?;
-        let interrupted = self.until(&end, INTERRUPTED)?;
-        let output = match interrupted {
-            Some(outcome) => outcome.output,
-            None => lines(&std::mem::take(&mut self.received)),
-        };
+        let interrupted = self.end(INTERRUPTED)?;
         Ok(Outcome {
             code: None,
-            uptime: 0.0,
-            output,
+            uptime: interrupted.as_ref().map_or(0.0, |outcome| outcome.uptime),
+            output: match interrupted {
+                Some(outcome) => outcome.output,
+                None => lines(&std::mem::take(&mut self.received)),
+            },
         })
+    }
+
+    /// Has the shell say when it comes to read on, and waits for that.
+    fn end(&mut self, limit: Duration) -> Result<Option<Outcome>> {
+        self.ends += 1;
+        let (mark, ends) = (&self.mark, self.ends);
+        let (asked, end) = (format!("{mark}''-end-{ends}"), format!("\n{mark}-end-{ends} "));
+        self.send(&format!(
+            "printf '\\n%s %s %s\\n' {asked} \"$?\" \"$(cut -d ' ' -f 1 /proc/uptime)\"\n"
+        ))?;
+        self.until(&end, limit)
     }
 
     /// Waits for the line that ends a command's output.

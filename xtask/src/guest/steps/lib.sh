@@ -23,9 +23,9 @@ wait_for() {
 # A request from the client; who answered.
 request() { nsenter --net=/run/netns/client curl -sSf -m 15 "http://$vip/"; }
 
-# Requests, one after the other, until `end_traffic`, which fails if one did, or there were none.
+# Requests, one after the other, until `end_traffic`, which fails if one did, or there were none; or until the step has failed.
 begin_traffic() {
-    while [ ! -e "$scratch/enough" ]; do
+    while [ -d "$scratch" ] && [ ! -e "$scratch/enough" ]; do
         if request; then echo answered; else echo failed; fi
         sleep 0.1
     done > "$scratch/traffic" 2>&1 &
