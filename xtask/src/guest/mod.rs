@@ -53,7 +53,7 @@ pub(crate) struct Args {
 }
 
 /// How long the first balanced request may take after the last command.
-const FIRST: Duration = Duration::from_secs(120);
+const FIRST: Duration = Duration::from_secs(300);
 /// How often it is tried.
 const REQUEST: &str = "until nsenter --net=/run/netns/client curl -sSf -m 5 http://192.0.2.10/; do sleep 0.2; done";
 /// How many lines of the console are shown of a guest that died.
@@ -205,6 +205,7 @@ fn paste(machine: &mut Machine, commands: &[Pasted], verbose: bool, rows: &mut V
     if !balanced {
         figures.push("no request was balanced: the other steps go on with an installation of the guest's own".into());
         show(&first, true);
+        show(&machine.run("lbctl service show web", LIMIT)?, true);
     }
     rows.push(Row {
         name: "readme",
