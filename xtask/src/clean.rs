@@ -15,12 +15,12 @@ pub(crate) fn run(all: bool) -> Result<()> {
     let target = xtask::target_dir();
     let made = match all {
         true => vec![target],
-        // What `setup` made and `kernels` fetched stays: it took minutes and a network.
+        // What `setup` and `guest` made and `kernels` fetched stays: it took minutes and a network.
         false => entries(&target)
             .into_iter()
             .filter(|path| *path != xtask::record::path())
             .filter(|path| {
-                !["tools", "kernels", "CACHEDIR.TAG"]
+                !["tools", "kernels", "guest", "CACHEDIR.TAG"]
                     .iter()
                     .any(|kept| path.ends_with(kept))
             })

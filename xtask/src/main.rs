@@ -4,9 +4,11 @@ mod bench;
 mod clean;
 mod demo;
 mod fuzz;
+mod guest;
 mod kernels;
 mod lint;
 mod progress;
+mod qemu;
 mod setup;
 mod soak;
 mod test;
@@ -57,6 +59,10 @@ enum Task {
     ///
     /// The kernels are fetched once, to target/kernels. docs/kernels.md says what is tested.
     Kernels(kernels::Args),
+    /// Installs edgelb as README says on a Debian with systemd, booted under QEMU without KVM, and looks at its units there. Needs root.
+    ///
+    /// The Debian is made once, in target/guest. docs/guest.md says what is looked at. Where LBD_BIN and LBCTL_BIN name programs nothing is built.
+    Guest(guest::Args),
     /// Measures what the balancer costs a packet, or any other loaded XDP program: see docs/benchmark.md. Needs root.
     Bench(bench::Args),
     /// Fuzzes what reads packets, or runs random packets through the program and its model on the host: see CONTRIBUTING.md.
@@ -70,7 +76,7 @@ enum Task {
     ///
     /// Leftovers are folders for temporary files whose process is gone: hosts go with their process.
     Clean {
-        /// Removes the tools that `setup` built, its record and the kernels that were fetched too.
+        /// Removes the tools that `setup` built, its record, the kernels that were fetched and the guest too.
         #[arg(long)]
         all: bool,
     },
@@ -83,6 +89,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => show(&args).map(|()| ExitCode::SUCCESS),
         Task::Test { filter, xdp } => test::run(filter.as_deref(), xdp),
         Task::Kernels(args) => kernels::run(&args),
+        Task::Guest(args) => guest::run(&args),
         Task::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Soak(args) => soak(&args).map(|()| ExitCode::SUCCESS),

@@ -16,8 +16,9 @@ use super::Kernel;
 use crate::progress::Progress;
 
 /// Where the archive is, unless somebody has a mirror.
-pub(super) const MIRROR: &str = "http://deb.debian.org/debian";
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub(crate) const MIRROR: &str = "http://deb.debian.org/debian";
+/// Who signs it.
+pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The package that depends on a suite's present kernel.
 const META: &str = "linux-image-amd64";
 /// How the names of the packages begin that a kernel consists of: one, or since 7.x several.

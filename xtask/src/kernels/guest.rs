@@ -6,12 +6,14 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::qemu;
 
 /// A program that a guest runs.
 #[derive(Clone, Debug)]
@@ -72,18 +74,15 @@ pub(super) fn run(vmlinuz: &Path, initramfs: &Path, place: &Path, boot: Duration
         fs::write(file, "").with_context(|| format!("writing {}", file.display()))?;
     }
     let token = format!("elb-{}", std::process::id());
-    let mut qemu = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "1024"])
-        .args(["-nodefaults", "-no-reboot", "-display", "none"])
+    let mut qemu = qemu::command(1024)
         .arg("-kernel")
         .arg(vmlinuz)
         .arg("-initrd")
         .arg(initramfs)
         .arg("-append")
-        // A kernel that reports a fault is not to go on; with -no-reboot its panic ends QEMU. And it is not to panic because an emulated
-        // timer's interrupts do not come at the pace that it checks for when it starts.
         .arg(format!(
-            "console=ttyS0 panic=-1 oops=panic no_timer_check rdinit=/init loglevel=5 edgelb.token={token}"
+            "{} rdinit=/init loglevel=5 edgelb.token={token}",
+            qemu::KERNEL_WORDS
         ))
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
@@ -156,25 +155,6 @@ fn parse(text: &str, token: &str) -> Report {
         }
     }
     report
-}
-
-/// The last lines of a file that may hold anything.
-pub(super) fn tail(file: &Path, lines: usize) -> Vec<String> {
-    let text = fs::read(file).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let all: Vec<&str> = text
-        .lines()
-        .map(str::trim_end)
-        .filter(|line| !line.is_empty())
-        .collect();
-    all[all.len().saturating_sub(lines)..]
-        .iter()
-        .map(|line| {
-            line.chars()
-                .filter(|character| !character.is_control())
-                .collect::<String>()
-        })
-        .collect()
 }
 
 #[cfg(test)]

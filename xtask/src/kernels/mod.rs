@@ -18,6 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use xtask::ebpf;
 
+pub(crate) use self::fetch::{KEYRING, MIRROR};
 use self::{
     fetch::Image,
     initramfs::Archive,
@@ -50,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long)]
     verbose: bool,
     /// Debian's archive or a mirror of it
-    #[arg(long, default_value = fetch::MIRROR, value_name = "URL")]
+    #[arg(long, default_value = MIRROR, value_name = "URL")]
     mirror: String,
 }
 

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 
 use super::{
     fetch::Image,
-    guest::{self, Job, Outcome, Report},
+    guest::{Job, Outcome, Report},
     jobs::Column,
 };
+use crate::qemu;
 
 /// How many lines of a failed job, and of the console of a guest that died, are shown.
 const TAIL: usize = 60;
@@ -226,7 +227,7 @@ impl Ended {
 
 /// Prints the end of a guest's console.
 pub(super) fn show_console(place: &Path) {
-    for line in guest::tail(&place.join("console.log"), TAIL) {
+    for line in qemu::tail(&place.join("console.log"), TAIL) {
         eprintln!("   {line}");
     }
 }

@@ -28,6 +28,8 @@ pub(crate) enum Scope {
     All,
     /// What other kernels are run with too.
     Kernels,
+    /// What a guest with systemd is made of and run with too.
+    Guest,
 }
 
 /// Makes sure of everything in the scope and returns what builds the eBPF crate.

@@ -60,13 +60,36 @@ pub(crate) const PACKAGES: &[Package] = &[
     },
 ];
 
-/// What `cargo xtask kernels` needs beside them.
-const KERNELS: &[Package] = &[
+/// What boots a kernel.
+const MACHINE: &[Package] = &[
     Package {
         name: "qemu-system-x86",
         program: "qemu-system-x86_64",
         purpose: "the machine that other kernels run on",
     },
+    Package {
+        name: "util-linux",
+        program: "setpriv",
+        purpose: "a machine that ends with what started it",
+    },
+];
+
+/// What `cargo xtask guest` needs beside them.
+const GUEST: &[Package] = &[
+    Package {
+        name: "mmdebstrap",
+        program: "mmdebstrap",
+        purpose: "the guest's Debian",
+    },
+    Package {
+        name: "e2fsprogs",
+        program: "mke2fs",
+        purpose: "the guest's disk",
+    },
+];
+
+/// What `cargo xtask kernels` needs beside them.
+const KERNELS: &[Package] = &[
     Package {
         name: "busybox-static",
         program: "busybox",
@@ -89,7 +112,8 @@ pub(crate) fn missing(scope: Scope) -> Vec<&'static Package> {
     let lists: &[&'static [Package]] = match scope {
         Scope::Build => &[],
         Scope::All => &[PACKAGES],
-        Scope::Kernels => &[PACKAGES, KERNELS],
+        Scope::Kernels => &[PACKAGES, MACHINE, KERNELS],
+        Scope::Guest => &[PACKAGES, MACHINE, GUEST],
     };
     lists
         .iter()
