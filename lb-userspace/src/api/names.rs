@@ -146,6 +146,7 @@ macro_rules! names {
             }
 
             #[cfg(test)]
+            #[allow(dead_code, reason = "only where a test goes through all of them")]
             const ALL: &[$type] = &[$($type::$variant),+];
         }
 
