@@ -8,7 +8,7 @@
 //! | `queue` | what waits: the most severe first, what belongs together as one message |
 //!
 //! Each receiver has a bounded queue and a task of its own, all in one thread beside the daemon's loop. [`Alerts::send`] never waits. What is critical
-//! goes first, whatever waited before it; within a severity, order is kept. What happens at about the same time gathers for [`GATHER`], and goes as one
+//! goes first, whatever waited before it; within a severity, order is kept. What happens at about the same time gathers for `GATHER`, and goes as one
 //! message for each kind. A message that fails is tried again, with longer and longer pauses, and what is more severe overtakes it.
 
 mod exec;

@@ -146,7 +146,6 @@ macro_rules! names {
             }
 
             #[cfg(test)]
-            #[allow(dead_code, reason = "only where a test goes through all of them")]
             const ALL: &[$type] = &[$($type::$variant),+];
         }
 
@@ -264,6 +263,8 @@ mod tests {
         check(Tracking::ALL);
         check(Via::ALL);
         check(Health::ALL);
+        check(FoundBy::ALL);
+        check(FullSize::ALL);
         check(Admin::ALL);
     }
 }

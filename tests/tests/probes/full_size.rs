@@ -13,8 +13,7 @@ use super::{ALL_UP, PATIENCE, Site, alone, wait_for, web};
 
 /// Makes the switch's port to `web-1` drop packets of more bytes, without a word.
 fn narrow(site: &Site, mtu: u32) -> Result<()> {
-    // A bridge lets four bytes more pass, for a VLAN's tag (`is_skb_forwardable`).
-    let port = format!("link set web-1 mtu {}", mtu - 4);
+    let port = format!("link set web-1 mtu {mtu}");
     site.net.fabric.ip(&port).map(drop)
 }
 

@@ -282,7 +282,7 @@ fn notes(backend: &BackendDetail, view: &View) -> Vec<Cell> {
     }
     if backend.full_size == FullSize::Unanswered {
         let note = "full-size packets are not checked: padded probes get no answer, not even small ones";
-        notes.push(Cell::new(Tone::Warn, note.to_owned()));
+        notes.push(Cell::new(Tone::Warn, note));
     }
     notes.extend(standing_note(backend, view).map(|note| Cell::new(Tone::Warn, note)));
     if let Some(load) = backend.load.filter(|load| *load < 1.0) {

@@ -1,7 +1,7 @@
 //! Whether packets of users' full size get to each backend through its tunnel.
 //!
 //! The plain checks' packets are small: they pass where a full-size packet is lost, and so do requests. Here each backend that is up is
-//! asked by the same check with its packets [padded](super::probe::ask_padded), every 10 s, and at once when it has come up. Only silence at
+//! asked by the same check with its packets padded, every 10 s, and at once when it has come up. Only silence at
 //! full size beside an answer to a small padded packet counts, `fall` times in a row; `rise` answers end it. No verdict follows: the backend
 //! serves on.
 //!
@@ -96,7 +96,7 @@ impl FullSize {
         })
     }
 
-    /// Replaces the set of targets. Those that are not [probed](is_probed) are left out.
+    /// Replaces the set of targets. Those that are not probed are left out.
     pub fn set(&self, targets: &[Target]) {
         let targets = targets.iter().filter(|target| is_probed(target)).cloned().collect();
         self.shared.schedule().set(targets, Instant::now());
