@@ -5,6 +5,7 @@
 //! of its (service, backend) pair.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod encapsulate;
 mod frame;

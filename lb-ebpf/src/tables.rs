@@ -3,6 +3,8 @@
 //! Userspace writes `SERVICES`, `RING` and `BACKENDS` through memory mappings while packets read them; `lb_common::map` says
 //! in which order, and why no reader sees half of anything.
 
+use core::arch::asm;
+
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_map_lookup_elem};
 use aya_ebpf::macros::map;
@@ -67,6 +69,18 @@ macro_rules! linked {
     };
 }
 
+/// A copy of a number, of which the compiler does not know that it is one.
+///
+/// An index that is needed again later may stand on the stack when it is compared with a table's length. Verifiers before Linux 6.8 then know
+/// the bound of the register that was compared, and not that of the number on the stack, which is read again for the access.
+#[inline(always)]
+fn in_register(number: u64) -> u64 {
+    let copy: u64;
+    // SAFETY: one register is copied to another. With no instruction at all its line would have none, which the kernel refuses.
+    unsafe { asm!("{0} = {1}", out(reg) copy, in(reg) number, options(pure, nomem, nostack, preserves_flags)) };
+    copy
+}
+
 /// How the elements of the three tables are found.
 pub trait Access: Copy {
     /// The service entry at a place, which is within the mask.
@@ -121,6 +135,7 @@ impl Access for Whole {
 
     #[inline(always)]
     fn backend(self, index: u64) -> Result<&'static BackendRow, Reason> {
+        let index = in_register(index);
         if index >= linked!(BACKENDS_LENGTH) {
             return Err(Reason::BrokenTable);
         }

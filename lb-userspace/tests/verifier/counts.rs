@@ -14,6 +14,11 @@ use lb_userspace::object;
 ///
 /// If the kernel refuses, or does not tell (before Linux 5.16).
 pub(crate) fn counts() -> Result<Vec<(String, u32)>> {
+    // Why the verifier refuses a faster program is in the log.
+    _ = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::io::stdout)
+        .try_init();
     let mut counts = Vec::new();
     // A ring that is the longest of the tables, and kernels that take all of them as one value, all but it, and none.
     let lengths = Lengths {
