@@ -149,7 +149,12 @@ fn choose<P: Packet, T: Tables>(
         return Err(Reason::NoBackend.into());
     }
     let row_index = (bases >> 32) + u64::from(number);
-    let row = tables.backend(row_index)?;
+    // The short way has it in a register all along.
+    let row = tables.backend(if P::PLAIN {
+        row_index
+    } else {
+        tables::in_register(row_index)
+    })?;
     Ok(Choice {
         flow,
         hash,

@@ -74,7 +74,7 @@ macro_rules! linked {
 /// An index that is needed again later may stand on the stack when it is compared with a table's length. Verifiers before Linux 6.8 then know
 /// the bound of the register that was compared, and not that of the number on the stack, which is read again for the access.
 #[inline(always)]
-fn in_register(number: u64) -> u64 {
+pub fn in_register(number: u64) -> u64 {
     let copy: u64;
     // SAFETY: one register is copied to another. With no instruction at all its line would have none, which the kernel refuses.
     unsafe { asm!("{0} = {1}", out(reg) copy, in(reg) number, options(pure, nomem, nostack, preserves_flags)) };
@@ -135,7 +135,6 @@ impl Access for Whole {
 
     #[inline(always)]
     fn backend(self, index: u64) -> Result<&'static BackendRow, Reason> {
-        let index = in_register(index);
         if index >= linked!(BACKENDS_LENGTH) {
             return Err(Reason::BrokenTable);
         }
@@ -168,7 +167,8 @@ impl Access for LargeRing {
 
     #[inline(always)]
     fn backend(self, index: u64) -> Result<&'static BackendRow, Reason> {
-        Whole.backend(index)
+        // For large rings only: for all others the compiler keeps it there of itself, and it would cost them an instruction.
+        Whole.backend(in_register(index))
     }
 
     #[inline(always)]
