@@ -3,8 +3,6 @@
 //! Userspace writes `SERVICES`, `RING` and `BACKENDS` through memory mappings while packets read them; `lb_common::map` says
 //! in which order, and why no reader sees half of anything.
 
-use core::arch::asm;
-
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_map_lookup_elem};
 use aya_ebpf::macros::map;
@@ -75,10 +73,17 @@ macro_rules! linked {
 /// the bound of the register that was compared, and not that of the number on the stack, which is read again for the access.
 #[inline(always)]
 pub fn in_register(number: u64) -> u64 {
-    let copy: u64;
-    // SAFETY: one register is copied to another. With no instruction at all its line would have none, which the kernel refuses.
-    unsafe { asm!("{0} = {1}", out(reg) copy, in(reg) number, options(pure, nomem, nostack, preserves_flags)) };
-    copy
+    #[cfg(target_arch = "bpf")]
+    {
+        let copy: u64;
+        // SAFETY: one register is copied to another. With no instruction at all its line would have none, which the kernel refuses.
+        unsafe {
+            core::arch::asm!("{0} = {1}", out(reg) copy, in(reg) number, options(pure, nomem, nostack, preserves_flags));
+        }
+        copy
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    number
 }
 
 /// How the elements of the three tables are found.
