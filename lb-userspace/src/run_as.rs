@@ -67,8 +67,8 @@ impl RunAs {
     }
 
     /// The program of a command runs as this user, with none of the daemon's capabilities, and with the user's `HOME`, `USER` and
-    /// `LOGNAME`. If the system does not let it, the program is not started. It needs `CAP_SETUID` and `CAP_SETGID`, and `CAP_KILL` for
-    /// whoever wants to end the program.
+    /// `LOGNAME`. If the system does not let it, the program is not started. It needs `CAP_SETUID` and `CAP_SETGID`, and to end
+    /// the program `CAP_KILL`.
     ///
     /// Comes after `env_clear`, and before `pre_exec` with a signal for the parent's death: the kernel forgets that signal when the user changes.
     pub fn apply(&self, command: &mut Command) {

@@ -1,7 +1,7 @@
 //! Connections to the API: how many, for how long, and who has to go when there are too many.
 //!
 //! A connection either waits for the daemon or for its client. When every place is taken, the one whose client has kept it waiting for the longest
-//! makes room: whoever opens connections and says nothing, or does not read, keeps nobody else out. Only when all wait for the daemon is a new one refused.
+//! makes room: a client that opens connections and says nothing, or does not read, keeps no other out. Only when all wait for the daemon is a new one refused.
 
 use std::future::Future;
 use std::io::{self, IoSlice};

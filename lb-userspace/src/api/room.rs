@@ -76,7 +76,7 @@ impl Room {
     pub(super) fn new(patience: Duration) -> Self {
         Self {
             bodies: Rooms::new("request bodies", BODIES),
-            answers: Rooms::new("answers that nobody reads", ANSWERS),
+            answers: Rooms::new("unread answers", ANSWERS),
             makers: Arc::new(Semaphore::new(MAKERS)),
             patience,
         }

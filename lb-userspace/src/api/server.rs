@@ -88,7 +88,7 @@ pub async fn serve(
             }
         };
         if places.is_full() {
-            // Whoever has sent a request meanwhile does not have to go.
+            // A client that has sent a request meanwhile does not have to go.
             tokio::task::yield_now().await;
         }
         let Some(place) = places.take() else {
@@ -189,7 +189,7 @@ impl Loop {
         self.long(self.read(call)).await
     }
 
-    /// For answers that may be long: few are made at a time, and what nobody reads has a bound.
+    /// For answers that may be long: few are made at a time, and what stays unread has a bound.
     async fn long<T: Serialize>(&self, asked: impl Future<Output = Result<T, ApiError>>) -> Result<Response, ApiError> {
         let _maker = self.room.maker().await?;
         let (status, bytes) = match asked.await {

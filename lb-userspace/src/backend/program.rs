@@ -194,7 +194,7 @@ impl Decapsulator {
     pub(super) fn warn_if_open(&self) {
         if self.from.is_empty() {
             caution!(
-                "no --from: tunnelled packets are unwrapped whoever sends them, so anybody who reaches this host gets past \
+                "no --from: tunnelled packets from every address are unwrapped, so a host that reaches this one gets past \
                  firewalls that look at the outer header alone; name the edges: --from PREFIX (FROM=PREFIX in the unit's file)"
             );
         }

@@ -74,7 +74,7 @@ fn half_open(edge: &Edge) -> Result<()> {
     let mut held = Vec::new();
     for _ in 0..HALF_OPEN {
         let mut stream = connect(edge)?;
-        // Whoever is closed already is what this is about.
+        // The daemon may have closed it already: that is what this is about.
         _ = stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: ");
         held.push(stream);
     }
@@ -191,7 +191,7 @@ fn slow_readers(edge: &Edge) -> Result<()> {
 
 fn ask_for_events(edge: &Edge) -> Result<UnixStream> {
     let mut stream = connect(edge)?;
-    // Whoever has to make room at once is not the matter here.
+    // It may have to make room at once: that is not the matter here.
     _ = stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: l\r\n\r\n");
     Ok(stream)
 }

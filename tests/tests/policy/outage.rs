@@ -35,7 +35,7 @@ fn four_hundred_services_lost_at_once_are_all_told_of_and_wait_for_nothing_less(
     let serving = || Ok(edge.json(&["status"])?["backends"]["serving"] == SERVICES * u64::from(BACKENDS));
     wait_until("all to serve", PATIENCE * 2, serving).with_context(|| edge.log())?;
     let begun = now();
-    // Whoever answered the checks is gone.
+    // The servers that answered the checks are gone.
     site.healths.clear();
     let (mut lost, mut messages, mut all_lost_at, mut latest) = (0, 0, 0, 0);
     let mut kinds: Vec<(String, u64)> = Vec::new();

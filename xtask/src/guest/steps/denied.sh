@@ -1,5 +1,5 @@
 . /root/steps/lib.sh
-# A unit may answer a system call that it denies by an error, which nobody would see: here such a call ends the process, and is logged.
+# A unit may answer a system call that it denies by an error, which stays unseen: here such a call ends the process, and is logged.
 undo() {
     rm -f /run/systemd/system/{lbd,lbd-backend@eth0}.service.d/denied.conf
     systemctl daemon-reload
