@@ -171,11 +171,12 @@ pub(super) fn prefix(message: &RouteMessage) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
-/// Reads `rta_expires`: a signed number of hundredths of a second (`USER_HZ`), 0 without an end.
+/// Reads `rta_expires`: a signed number of hundredths of a second (`USER_HZ`), 0 without an end. The kernel drops the part of a hundredth
+/// and says 0 in the last one, too; the lifetime ends after that, and a tick of the kernel's (at most 10 ms) later.
 fn lifetime(expires: u32) -> Option<Duration> {
     match expires.cast_signed() {
         0 => None,
-        expires => Some(Duration::from_millis(10 * u64::from(expires.max(0).cast_unsigned()))),
+        expires => Some(Duration::from_millis(10 * u64::from(expires.max(0).cast_unsigned()) + 20)),
     }
 }
 
@@ -276,8 +277,8 @@ mod tests {
     #[test]
     fn lifetimes() {
         assert_eq!(lifetime(0), None);
-        assert_eq!(lifetime(250), Some(Duration::from_millis(2_500)));
-        assert_eq!(lifetime((-3i32).cast_unsigned()), Some(Duration::ZERO));
+        assert_eq!(lifetime(250), Some(Duration::from_millis(2_520)));
+        assert_eq!(lifetime((-3i32).cast_unsigned()), Some(Duration::from_millis(20)));
         assert_eq!(lifetime(i32::MAX.cast_unsigned()).unwrap().as_secs(), 21_474_836);
     }
 

@@ -218,10 +218,10 @@ impl Table {
     /// Takes note of the kernel's answer.
     pub(super) fn routed(&mut self, address: IpAddr, mut route: Result<Route, Unreachable>, now: Instant) {
         if let Some(wanted) = self.wanted.get_mut(&address) {
-            match route.as_mut().ok().and_then(|route| route.lifetime.take()) {
-                Some(lifetime) => self.expiring.insert(address, now + lifetime),
-                None => self.expiring.remove(&address),
-            };
+            // An end that is known stays known: in the last hundredth of a second the kernel says that there is none.
+            if let Some(lifetime) = route.as_mut().ok().and_then(|route| route.lifetime.take()) {
+                self.expiring.insert(address, now + lifetime);
+            }
             if let Ok(Route {
                 ifindex,
                 gateway: Some(address),

@@ -133,7 +133,7 @@ pub struct Wanted {
     pub servers: [Server; BACKENDS],
     /// Which backends are in the file.
     pub in_file: [bool; BACKENDS],
-    /// Since when a backend is not in the file, while connections to it may be left.
+    /// Since when a backend is not in the file.
     pub left: [Option<Instant>; BACKENDS],
 }
 
@@ -335,7 +335,6 @@ impl<'a> Stage<'a> {
         let name = self.name(backend).to_owned();
         let api = self.edge.api()?;
         for (number, service) in SERVICES.iter().enumerate() {
-            // A file that was sent by SIGHUP is read beside the daemon's other work.
             wait_until("the backend to be in force", PATIENCE, || {
                 let shown = api.get(&format!("/v1/services/{}", service.name))?;
                 let backends = shown["backends"].as_array().context("no backends")?;
@@ -396,6 +395,7 @@ impl<'a> Stage<'a> {
         let alive: Vec<usize> = (0..BACKENDS).filter(alive).collect();
         for (number, service) in SERVICES.iter().enumerate() {
             let expected = self.wanted.accepting(number);
+            let in_file: Vec<usize> = (0..BACKENDS).filter(|backend| self.wanted.in_file[*backend]).collect();
             let (mut owners, mut up) = (Vec::new(), Vec::new());
             let done = wait_until(service.name, PATIENCE, || {
                 let shown = api.get(&format!("/v1/services/{}", service.name))?;
@@ -408,7 +408,8 @@ impl<'a> Stage<'a> {
                 };
                 owners = those(|backend| backend["slots"].as_u64() > Some(0));
                 up = those(|backend| backend["health"] == "up");
-                Ok(owners == expected && up == alive)
+                // A file that was sent by SIGHUP is read beside the daemon's other work.
+                Ok(owners == expected && up == alive && those(|_| true) == in_file)
             });
             done.with_context(|| {
                 format!("slots are those of {owners:?}, to be those of {expected:?}; up are {up:?}, to be {alive:?}")

@@ -301,6 +301,27 @@ fn every_address_is_swept() {
 }
 
 #[test]
+fn an_answer_without_an_end_does_not_hide_the_end_that_is_near() {
+    let now = Instant::now();
+    let mut table = table(now, &[]);
+    let ends = Route {
+        lifetime: Some(Duration::from_millis(100)),
+        ..route(None)
+    };
+    table.sweep(now);
+    unrouted(&mut table, 9);
+    table.routed(A, Ok(ends), now);
+    // What the kernel says in the last hundredth of a second.
+    table.routed(A, Ok(route(None)), now + Duration::from_millis(95));
+    table.sweep(now + Duration::from_millis(99));
+    assert_eq!(unrouted(&mut table, 9), []);
+    table.sweep(now + Duration::from_millis(100));
+    assert_eq!(unrouted(&mut table, 9), [A]);
+    table.sweep(now + Duration::from_millis(200));
+    assert_eq!(unrouted(&mut table, 9), [], "asked once");
+}
+
+#[test]
 fn what_is_not_wanted_any_more_is_forgotten() {
     let now = Instant::now();
     let mut table = table(now, &[link(true, 1500), neighbour(NeighbourState::Stale)]);
