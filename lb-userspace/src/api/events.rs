@@ -143,6 +143,8 @@ kinds! {
     OffloadDisabled = "offload_disabled", Info;
     /// Such an offload is on: it cannot be switched off, or is not to be.
     OffloadActive = "offload_active", Warning;
+    /// The kernel refuses the fastest program; a slower one serves.
+    ProgramSlower = "program_slower", Warning;
     /// A backend answers its checks.
     BackendUp = "backend_up", Info;
     /// It does not.

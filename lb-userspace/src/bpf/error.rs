@@ -75,6 +75,19 @@ pub enum KernelError {
     },
 }
 
+impl KernelError {
+    /// Whether the kernel refuses a program, not its maps.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            KernelError::Program {
+                source: ProgramError::LoadError { .. },
+                ..
+            }
+        )
+    }
+}
+
 /// Why the kernel refused a program, without the verifier's whole account: its last words, where the reason stands.
 pub(super) fn refusal(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else {

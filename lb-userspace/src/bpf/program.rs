@@ -81,12 +81,16 @@ impl Balancer {
     fn load_with(object: &[u8], settings: Settings, pins: Option<&Path>) -> Result<Self, KernelError> {
         let fresh = pins.is_none_or(|folder| !folder.join(name::META).exists());
         match Self::try_load(object, settings, pins) {
-            Err(KernelError::Program { name, source })
-                if fresh && !ByKey.programs().contains(&name) && matches!(source, ProgramError::LoadError { .. }) =>
-            {
-                let reason = refusal(&source);
-                warn!(%reason, "the verifier refuses the program {name}: a slower one is used, which looks tables up by key");
-                shape::use_no_large_values();
+            Err(KernelError::Program {
+                name,
+                source: source @ ProgramError::LoadError { .. },
+            }) if fresh && !ByKey.programs().contains(&name) => {
+                let why = format!(
+                    "the kernel refuses the program {name}: {}",
+                    refusal(&source).replace("\n  ", " | ")
+                );
+                warn!(why, "a slower program is used, which looks tables up by key");
+                shape::use_no_large_values(why);
                 for pin in pins
                     .into_iter()
                     .flat_map(|folder| name::PINNED.map(|map| folder.join(map)))
@@ -189,6 +193,11 @@ impl Balancer {
     /// If the object has none.
     pub fn balance_mut(&mut self) -> Result<&mut Xdp, KernelError> {
         self.program_mut(self.balance)
+    }
+
+    /// Why the program is not the fastest one for this kernel, if it is not.
+    pub fn slower(&self) -> Option<&'static str> {
+        shape::no_large_values()
     }
 
     /// How many instructions the verifier processed for each program; nothing before Linux 5.16.

@@ -10,7 +10,6 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType};
 use lb_common::local_mac::WORDS;
@@ -269,7 +268,7 @@ const LARGE_LIMIT: u32 = (1 << 29) - 4096;
 
 /// Bytes of the longest value that the kernel takes in an array. Asked once, by making one that is longer than older kernels allow.
 fn longest_value() -> u32 {
-    if NO_LARGE_VALUES.load(Ordering::Relaxed) {
+    if no_large_values().is_some() {
         return 0;
     }
     static LONGEST: OnceLock<u32> = OnceLock::new();
@@ -279,12 +278,17 @@ fn longest_value() -> u32 {
     })
 }
 
-/// The verifier has refused a program that goes into large values.
-static NO_LARGE_VALUES: AtomicBool = AtomicBool::new(false);
+/// Why no table is one value: the verifier has refused a program that goes into them.
+static NO_LARGE_VALUES: OnceLock<String> = OnceLock::new();
 
-/// From now on every table has a value for each element.
-pub fn use_no_large_values() {
-    NO_LARGE_VALUES.store(true, Ordering::Relaxed);
+/// From now on, and until this process ends, every table has a value for each element. The first reason is kept.
+pub fn use_no_large_values(why: impl Into<String>) {
+    NO_LARGE_VALUES.get_or_init(|| why.into());
+}
+
+/// Why that is so, if it is.
+pub fn no_large_values() -> Option<&'static str> {
+    NO_LARGE_VALUES.get().map(String::as_str)
 }
 
 /// Makes an array map that can be mapped into memory.
@@ -345,6 +349,18 @@ pub fn baselines(lengths: Lengths) -> u32 {
 /// # Errors
 /// Why they cannot, in words.
 pub fn fits(folder: &Path, lengths: Lengths) -> Result<(), String> {
+    fits_where(folder, lengths, longest_value())
+}
+
+/// The same for tables with a value for each element: an earlier daemon made them on a kernel that refused the faster program.
+///
+/// # Errors
+/// As of [`fits`].
+pub fn fits_by_key(folder: &Path, lengths: Lengths) -> Result<(), String> {
+    fits_where(folder, lengths, 0)
+}
+
+fn fits_where(folder: &Path, lengths: Lengths, longest: u32) -> Result<(), String> {
     let others = [
         (name::META, MapType::Array, size_of::<Meta>(), 1),
         (name::FLOWS, MapType::LruHash, size_of::<FlowEntry>(), lengths.flows),
@@ -368,7 +384,7 @@ pub fn fits(folder: &Path, lengths: Lengths) -> Result<(), String> {
         ),
         (name::LOCAL_MAC_SET, MapType::Hash, size_of::<u8>(), MOST_LOCAL_MACS),
     ];
-    let tables = shapes(lengths, longest_value())
+    let tables = shapes(lengths, longest)
         .into_iter()
         .chain([LOCAL_MACS])
         .map(|shape| (shape.name, MapType::Array, shape.value_size(), shape.entries()));

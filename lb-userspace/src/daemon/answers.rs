@@ -112,6 +112,7 @@ impl Daemon {
         warnings.extend(config::exposed(&self.world.model, file));
         warnings.extend(super::choice::set_aside(self.kernel.state_folder()));
         warnings.extend(self.behind());
+        warnings.extend(self.kernel.slower());
         warnings.extend(self.unusual());
         warnings.extend(self.alerts.iter().flat_map(Alerts::problems));
         warnings.extend(self.journal.problem());

@@ -7,7 +7,7 @@ use std::path::Path;
 use lb_common::map::{ABI_VERSION, Meta, ServiceKey};
 use lb_common::reason::Reason;
 use thiserror::Error;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::bring::allow_redirects;
 use crate::bpf::error::KernelError;
@@ -106,6 +106,7 @@ impl Kernel {
     /// Loads the program with the maps that an earlier daemon left, or with new ones; it is not attached yet.
     ///
     /// Maps of another length than the configuration wants are taken over as they are: [`needs_reload`](Self::needs_reload) says so then.
+    /// So are those of the slower program. Where the kernel refuses the program that goes with the maps, others are made.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -119,7 +120,14 @@ impl Kernel {
         let mut settings = wanted;
         if current.exists() {
             let lengths = present.unwrap_or(wanted.lengths);
-            match shape::fits(&current, lengths) {
+            let by_key = |why: String| -> Result<(), String> {
+                shape::fits_by_key(&current, lengths).map_err(|_| why)?;
+                shape::use_no_large_values(
+                    "the tables are those of an earlier daemon whose faster program was refused",
+                );
+                Ok(())
+            };
+            match shape::fits(&current, lengths).or_else(by_key) {
                 Ok(()) => settings.lengths = lengths,
                 Err(why) => {
                     info!(why, "the tables that are there cannot be taken over: new ones are made");
@@ -127,7 +135,14 @@ impl Kernel {
                 }
             }
         }
-        let mut balancer = Balancer::load_pinned(object, settings, &folder)?;
+        let mut balancer = match Balancer::load_pinned(object, settings, &folder) {
+            Err(why) if why.is_refusal() && folder == current => {
+                warn!(%why, "the tables that are there cannot be taken over: new ones are made");
+                settings = wanted;
+                Balancer::load_pinned(object, settings, &pins.join(TABLES_NEW))?
+            }
+            result => result?,
+        };
         if !balancer.taken_over {
             balancer.set_meta(Meta {
                 abi_version: ABI_VERSION,
@@ -153,6 +168,15 @@ impl Kernel {
     /// Whether the tables are those of an earlier daemon.
     pub fn taken_over(&self) -> bool {
         self.balancer.taken_over
+    }
+
+    /// That the program is not the fastest one, for a node's status.
+    pub fn slower(&self) -> Option<String> {
+        let why = self.balancer.slower()?;
+        let cure = "`lbd detach` and a start try the faster one again, and break connections";
+        Some(format!(
+            "a slower program serves, which looks tables up by key: {why}; {cure}"
+        ))
     }
 
     /// Whether a configuration needs the program loaded anew, or other tables.

@@ -284,6 +284,9 @@ async fn run_here(file: &Path, socket: &Path, instance: &Instance, own: OwnFile)
             .change("", format!("lbd {version}"))
             .because(taken_over),
     );
+    if let Some(why) = daemon.kernel.balancer.slower() {
+        daemon.tell(Note::new(EventKind::ProgramSlower, Cause::Daemon).because(why));
+    }
     for note in notes {
         daemon.tell(note);
     }

@@ -176,7 +176,9 @@ pub(super) fn prefix(message: &RouteMessage) -> Option<(IpAddr, IpAddr)> {
 fn lifetime(expires: u32) -> Option<Duration> {
     match expires.cast_signed() {
         0 => None,
-        expires => Some(Duration::from_millis(10 * u64::from(expires.max(0).cast_unsigned()) + 20)),
+        expires => Some(Duration::from_millis(
+            10 * u64::from(expires.max(0).cast_unsigned()) + 20,
+        )),
     }
 }
 

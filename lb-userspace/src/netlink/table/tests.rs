@@ -314,11 +314,11 @@ fn an_answer_without_an_end_does_not_hide_the_end_that_is_near() {
     // What the kernel says in the last hundredth of a second.
     table.routed(A, Ok(route(None)), now + Duration::from_millis(95));
     table.sweep(now + Duration::from_millis(99));
-    assert_eq!(unrouted(&mut table, 9), []);
+    assert_eq!(unrouted(&mut table, 9), [] as [IpAddr; 0]);
     table.sweep(now + Duration::from_millis(100));
     assert_eq!(unrouted(&mut table, 9), [A]);
     table.sweep(now + Duration::from_millis(200));
-    assert_eq!(unrouted(&mut table, 9), [], "asked once");
+    assert_eq!(unrouted(&mut table, 9), [] as [IpAddr; 0], "asked once");
 }
 
 #[test]
