@@ -9,6 +9,7 @@
 //! | [`load`] | a client that opens a connection for every request and remembers what came of each |
 //! | [`edge`] | `lbd` and `lbctl` as processes on the hosts |
 //! | [`kernel`] | what a test may ask of the running kernel |
+//! | [`turns`] | tests that must not all run at the same time |
 //! | [`xdp`] | the XDP mode of a whole run |
 //! | [`api`] | the daemon's API without `lbctl` |
 //! | [`soak`] | what `cargo xtask soak` does |
@@ -26,4 +27,5 @@ pub mod net;
 pub mod packet;
 pub mod serve;
 pub mod soak;
+pub mod turns;
 pub mod xdp;

@@ -84,7 +84,9 @@ pub fn run(options: Options, programs: &Programs, mut say: impl FnMut(&str)) -> 
         *steps.entry(name(step)).or_default() += 1;
         let causes = stage.act(step)?;
         judge.note(step_begun, causes, stage.wanted());
+        let wrong = oracle.wrong.len();
         oracle.look(&stage, step)?;
+        oracle.wrong[wrong..].iter().for_each(|wrong| say(wrong));
         sleep(options.pause.saturating_sub(step_begun.elapsed()));
         judge.judge(talk.reports(), |name| stage.number(name));
         let verdict = &judge.verdict;

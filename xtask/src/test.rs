@@ -20,6 +20,11 @@ pub(crate) enum Xdp {
     Generic,
 }
 
+/// How many tests of a program run at a time, for Rust's test harness.
+const THREADS: &str = "RUST_TEST_THREADS";
+/// The long ones wait, for checks and timers, and hardly compute: twice as many as the smallest machine has processors.
+const AT_ONCE: &str = "4";
+
 /// Runs the tests whose name contains the filter. The closing line is the last that is printed, come what may.
 pub(crate) fn run(filter: Option<&str>, xdp: Option<Xdp>) -> Result<ExitCode> {
     let tally = run_all(filter, xdp).unwrap_or_else(|error| {
@@ -52,6 +57,9 @@ fn run_all(filter: Option<&str>, xdp: Option<Xdp>) -> Result<Tally> {
             .args(["--package", "lb-tests"])
             .env(lb_tests::xdp::VARIABLE, "generic"),
     };
+    if std::env::var_os(THREADS).is_none() {
+        cargo.env(THREADS, AT_ONCE);
+    }
     let mut child = cargo
         .args(filter)
         .env("LBD_BIN", &programs.lbd)

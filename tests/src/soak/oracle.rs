@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::stage::{Admin, BACKENDS, DRAIN_TIME, SERVICES, Server, Stage, Step, Wanted};
+use super::stage::{Admin, BACKENDS, DRAIN_TIME, FILE_WEIGHT, SERVICES, Server, Stage, Step, Wanted};
 use super::tables::{self, NONE, Service};
 
 /// Who owns each slot of a service.
@@ -24,7 +24,7 @@ pub struct Oracle {
 /// A backend's part of a ring may differ from its weight's by this fraction of it.
 const SPREAD: f64 = 0.15;
 /// When a ring is populated anew, so many slots may move between backends that nothing was done to, besides those that were lent or are
-/// lent now by a backend that gets no new connections.
+/// lent now.
 const REPOPULATED: f64 = 0.05;
 /// The daemon looks for slots whose drain is over once a second; a busy machine is late.
 const DRAIN_SEEN: Duration = DRAIN_TIME.saturating_add(Duration::from_secs(3));
@@ -134,15 +134,18 @@ fn may_keep(wanted: &Wanted, service: usize, backend: usize) -> bool {
     alive && wanted.members[service][backend].admin != Admin::Disabled
 }
 
-/// The part of a ring that backends lend which are in the file and get no new connections.
+/// The part of a ring that its owners lend: all of those that get no new connections, and of the others what their weight is below the
+/// file's. A ring has room for the larger of the two.
 fn lent(wanted: &Wanted, service: usize) -> f64 {
-    let weights = |chosen: &dyn Fn(usize) -> bool| -> f64 {
-        let members = (0..BACKENDS).filter(|backend| wanted.in_file[*backend] && chosen(*backend));
-        members
-            .map(|backend| f64::from(wanted.members[service][backend].weight))
-            .sum()
-    };
-    weights(&|backend| !wanted.accepts(service, backend)) / weights(&|_| true)
+    let (mut all, mut kept) = (0, 0);
+    for backend in (0..BACKENDS).filter(|backend| wanted.in_file[*backend]) {
+        let weight = wanted.members[service][backend].weight;
+        all += weight.max(FILE_WEIGHT);
+        if wanted.accepts(service, backend) {
+            kept += weight;
+        }
+    }
+    f64::from(all - kept) / f64::from(all)
 }
 
 /// Slots that went from one backend to another though nothing had happened to either.

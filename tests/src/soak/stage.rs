@@ -17,6 +17,8 @@ use crate::serve::Nginx;
 
 /// Backends of every service.
 pub const BACKENDS: usize = 6;
+/// A backend's weight where no operator has said another.
+pub const FILE_WEIGHT: u32 = 100;
 /// As long as no connection is ever silent here, twice.
 pub const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// Until something that was done must show.
@@ -142,7 +144,7 @@ impl Wanted {
     pub fn all() -> Self {
         let member = Member {
             admin: Admin::Enabled,
-            weight: 100,
+            weight: FILE_WEIGHT,
         };
         Self {
             members: [[member; BACKENDS]; SERVICES.len()],
@@ -340,8 +342,9 @@ impl<'a> Stage<'a> {
                 let backends = shown["backends"].as_array().context("no backends")?;
                 Ok(backends.iter().any(|backend| backend["name"] == *name))
             })?;
-            self.edge.lbctl(&["backend", "weight", service.name, &name, "100"])?;
-            self.wanted.members[number][backend].weight = 100;
+            self.edge
+                .lbctl(&["backend", "weight", service.name, &name, &FILE_WEIGHT.to_string()])?;
+            self.wanted.members[number][backend].weight = FILE_WEIGHT;
             self.admin(number, backend, Admin::Enabled)?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use lb_tests::edge::{QUICK_HTTP_CHECKS, every_mode};
 use lb_tests::net::{Arms, Backend, Host};
 use nix::sys::signal::Signal;
 
-use super::{ALL_UP, Site, alone, wait_for};
+use super::{ALL_UP, Site, turn, wait_for};
 
 #[test]
 fn a_missing_vip_and_a_missing_decapsulator_with_one_arm() -> Result<()> {
@@ -26,7 +26,7 @@ fn the_same_if_the_edge_holds_the_vips() -> Result<()> {
 }
 
 fn missing_parts(arms: Arms, edge_holds_vips: bool) -> Result<()> {
-    let _alone = alone();
+    let _turn = turn();
     let mut site = Site::new(arms, every_mode(QUICK_HTTP_CHECKS))?;
     if edge_holds_vips {
         let edge = &site.net.edge;

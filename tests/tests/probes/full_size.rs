@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::kinds::{Kinds, TIMES, kinds};
 use super::mtu::{events, said, upload, wait_for_said};
-use super::{ALL_UP, PATIENCE, Site, alone, wait_for, web};
+use super::{ALL_UP, PATIENCE, Site, turn, wait_for, web};
 
 /// Makes the switch's port to `web-1` drop packets of more bytes, without a word.
 fn narrow(site: &Site, mtu: u32) -> Result<()> {
@@ -24,7 +24,7 @@ const QUIET: Duration = Duration::from_secs(3);
 #[test]
 fn a_small_link_in_the_middle_is_found_and_either_cure_ends_it() -> Result<()> {
     use Family::{V4, V6};
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::new(
         Arms::Two,
         vec![
@@ -134,7 +134,7 @@ fn a_small_link_in_the_middle_is_found_and_either_cure_ends_it() -> Result<()> {
 /// reported.
 #[test]
 fn every_kind_of_check_is_probed_at_full_size() -> Result<()> {
-    let _alone = alone();
+    let _turn = turn();
     let Kinds { mut services, servers } = kinds(&[(Family::V4, Family::V4), (Family::V6, Family::V6)])?;
     for (number, health) in [(30, "kind = \"tcp\"\n"), (31, "kind = \"tcp\"\nvia = \"direct\"\n")] {
         services.push(Service {

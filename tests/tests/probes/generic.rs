@@ -9,7 +9,7 @@ use lb_tests::net::{Arms, Family};
 use lb_tests::xdp;
 
 use super::kinds::{Kinds, TIMES, kinds};
-use super::{ALL_UP, PATIENCE, Site, alone, wait_for, web};
+use super::{ALL_UP, PATIENCE, Site, turn, wait_for, web};
 
 /// Large enough for many full-sized packets, and for what the network stack makes one of several.
 const UPLOAD: usize = 200_000;
@@ -17,7 +17,7 @@ const UPLOAD: usize = 200_000;
 /// Every forward mode and pair of families, requests and uploads; and a VIP that goes missing is found through each.
 #[test]
 fn in_generic_mode_every_forward_mode_serves_and_is_checked_with_one_arm() -> Result<()> {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::new(Arms::One, every_mode(QUICK_HTTP_CHECKS))?;
     let edge = start(&site)?;
     serves(&site, &edge)
@@ -26,7 +26,7 @@ fn in_generic_mode_every_forward_mode_serves_and_is_checked_with_one_arm() -> Re
 /// The same by redirect, with the other kinds of probe beside.
 #[test]
 fn in_generic_mode_every_kind_of_probe_is_answered_with_two_arms() -> Result<()> {
-    let _alone = alone();
+    let _turn = turn();
     let Kinds { mut services, servers } = kinds(&[(Family::V4, Family::V4), (Family::V6, Family::V4)])?;
     let more = |number, kind: &str, name: &str| Service {
         name: format!("{name}-{number}"),

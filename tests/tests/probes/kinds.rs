@@ -9,7 +9,7 @@ use lb_tests::edge::{Edge, Service, configuration};
 use lb_tests::net::{Arms, Family, Host, Process, Scratch, wait_until};
 use lb_tests::serve::UdpResponder;
 
-use super::{ALL_UP, Site, alone, wait_for, web};
+use super::{ALL_UP, Site, turn, wait_for, web};
 
 pub(crate) const TIMES: &str = "interval = \"300ms\"\ntimeout = \"250ms\"\nrise = 1\nfall = 2\n";
 
@@ -116,7 +116,7 @@ fn dns_answer(query: &[u8]) -> Vec<u8> {
 /// They reach every backend through the tunnel, and miss a VIP that is not there.
 #[test]
 fn other_kinds_take_the_users_path_too() -> Result<()> {
-    let _alone = alone();
+    let _turn = turn();
     let Kinds { services, servers } = kinds(&[
         (Family::V4, Family::V4),
         (Family::V6, Family::V6),
@@ -173,7 +173,7 @@ fn secure_server(
 /// its interval has passed.
 #[test]
 fn a_routers_word_is_followed_at_once() -> Result<()> {
-    let _alone = alone();
+    let _turn = turn();
     let service = Service {
         health: Some(
             "kind = \"http\"\ninterval = \"30s\"\nfast_interval = \"100ms\"\ntimeout = \"100ms\"\nrise = 1\nfall = 3\njitter = 0.0\n",

@@ -12,13 +12,13 @@ mod sources;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use lb_tests::edge::{Edge, Programs, QUICK_HTTP_CHECKS, Service, configuration, join};
 use lb_tests::net::{Arms, Family, Process, Scratch, Topology, wait_until};
 use lb_tests::serve::Nginx;
+use lb_tests::turns::{Turn, Turns};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -100,8 +100,8 @@ fn wait_for(edge: &Edge, service: &str, states: [&str; 3]) -> Result<(Duration, 
 
 const ALL_UP: [&str; 3] = ["up", "up", "up"];
 
-/// One at a time: hosts of several topologies are too many for a small machine.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Two at a time: hosts of more topologies are too many for a small machine.
+fn turn() -> Turn<'static> {
+    static TURNS: Turns = Turns::new(2);
+    TURNS.take()
 }

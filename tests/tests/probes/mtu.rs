@@ -9,7 +9,7 @@ use lb_tests::load::Session;
 use lb_tests::net::{Arms, Family, wait_until};
 use serde_json::Value;
 
-use super::{ALL_UP, PATIENCE, Site, alone, wait_for, web};
+use super::{ALL_UP, PATIENCE, Site, turn, wait_for, web};
 
 /// What an upload may take that does not hang.
 const UPLOAD: Duration = Duration::from_secs(3);
@@ -17,7 +17,7 @@ const UPLOAD: Duration = Duration::from_secs(3);
 /// The edge's link to its backends has Ethernet's MTU: status, service, check, plan and an event say so, and that it is mended.
 #[test]
 fn a_link_without_room_for_the_outer_header_is_reported() -> Result<()> {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::new(
         Arms::Two,
         vec![
@@ -95,7 +95,7 @@ fn a_link_without_room_for_the_outer_header_is_reported() -> Result<()> {
 /// One interface for both, raised for the tunnel: what clients send is still no larger than Ethernet's.
 #[test]
 fn one_arm_that_was_raised_for_the_tunnel_is_large_enough() -> Result<()> {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::new(Arms::One, vec![web(10, "ipip", Family::V4, Family::V6)])?;
     site.net.edge.ip("link set eth0 mtu 1540")?;
     let edge = site.edge()?;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use lb_tests::edge::Edge;
 use lb_tests::net::{Arms, Family, wait_until};
 
-use super::{ALL_UP, Site, alone, verdicts, wait_for, web};
+use super::{ALL_UP, Site, turn, verdicts, wait_for, web};
 
 fn services() -> Vec<lb_tests::edge::Service> {
     vec![web(10, "ipip", Family::V4, Family::V4)]
@@ -35,7 +35,7 @@ fn remains(site: &Site) -> Result<String> {
 
 #[test]
 fn a_kill_leaves_nothing_that_the_next_start_does_not_take() -> Result<()> {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::new(Arms::Two, services())?;
     let mut edge = site.edge()?;
     let name = site.services[0].name.clone();
@@ -59,7 +59,7 @@ fn a_kill_leaves_nothing_that_the_next_start_does_not_take() -> Result<()> {
 /// Somebody else's interface has the name: that is said, nothing is probed in another way, and it is tried again.
 #[test]
 fn a_path_that_cannot_be_made_is_said() -> Result<()> {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::new(Arms::Two, services())?;
     let name = site.services[0].name.clone();
     site.net.edge.ip("link add lb-probe type bridge")?;
@@ -86,7 +86,7 @@ fn a_path_that_cannot_be_made_is_said() -> Result<()> {
 /// The interface vanishes: no backend is blamed, and it is made again.
 #[test]
 fn a_lost_interface_comes_back() -> Result<()> {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::new(Arms::Two, services())?;
     let name = site.services[0].name.clone();
     let edge = site.edge()?;

@@ -8,12 +8,12 @@ use lb_tests::edge::Edge;
 use lb_tests::load::{Demand, Load, failures};
 use lb_tests::net::{Arms, Family, wait_until};
 
-use super::{ALL_UP, Site, alone, verdicts, wait_for, web};
+use super::{ALL_UP, Site, turn, verdicts, wait_for, web};
 
 /// Addresses that come, are found to be another host's, age and go, beside the one that probes of an IPv6 VIP come from.
 #[test]
 fn addresses_that_come_and_go_lose_nothing() -> Result<()> {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::new(Arms::Two, vec![web(10, "ipip", Family::V6, Family::V4)])?;
     let edge = site.edge()?;
     let service = &site.services[0];
