@@ -21,6 +21,16 @@ pub fn has(what: &str, since: (u32, u32), tried: Result<impl Sized>) -> Result<b
     Ok(false)
 }
 
+/// How many random packets a test sends: all that it has time for, or a fifth of them where `EDGELB_MATRIX` is `short` (`cargo xtask kernels
+/// --ci`): an emulated processor takes some twenty times as long for each.
+pub fn random_packets(all: u32) -> u32 {
+    if std::env::var_os("EDGELB_MATRIX").is_some_and(|value| value == "short") {
+        all / 5
+    } else {
+        all
+    }
+}
+
 /// The running kernel's version: `(6, 1)`.
 pub fn version() -> Result<(u32, u32)> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;

@@ -15,12 +15,13 @@ use std::time::Instant;
 
 use fastrand::Rng;
 use lb_common::reason::Reason;
+use lb_tests::kernel::random_packets;
 
 use crate::reference::{REDIRECT, Way};
 use fleet::Fleet;
 
 /// What a run of the tests has time for, of each program.
-const PACKETS: u64 = 20_000;
+const PACKETS: u32 = 20_000;
 const SEED: u64 = 0xED6E;
 
 /// Tables that are one value each, as the kernel allows.
@@ -43,12 +44,11 @@ fn with_tables_by_key() {
 
 /// The program and the model agree on packet after packet while everything changes.
 fn agree(longest_value: Option<u32>, program: Option<&str>) {
-    let packets = setting("DIFFERENTIAL_PACKETS").unwrap_or(PACKETS);
+    let packets = setting("DIFFERENTIAL_PACKETS").unwrap_or_else(|| random_packets(PACKETS).into());
     let seed = setting("DIFFERENTIAL_SEED").unwrap_or(SEED);
     let mut rng = Rng::with_seed(seed);
     let mut fleet = Fleet::new(longest_value);
-    // The verifier of Linux 6.1 refuses the one for large rings, and after that all tables are by key.
-    if let Some(program) = program.filter(|_| !old_verifier()) {
+    if let Some(program) = program {
         assert_eq!(fleet.program(), program);
     }
     let mut ways: BTreeMap<Way, u64> = BTreeMap::new();
@@ -80,7 +80,7 @@ fn agree(longest_value: Option<u32>, program: Option<&str>) {
     );
     assert_eq!(fleet.received(), packets);
     // A test that no longer gets somewhere has lost its teeth.
-    if packets >= PACKETS {
+    if packets >= u64::from(PACKETS) {
         for reason in Reason::ALL {
             let cannot = matches!(reason, Reason::NoHeadroom);
             assert!(cannot || fleet.count(*reason) > 5, "{} was hardly seen", reason.name());
@@ -89,11 +89,6 @@ fn agree(longest_value: Option<u32>, program: Option<&str>) {
         assert_eq!(ways.len(), 15, "a way was not gone: {ways:?}");
         assert!(ways.values().all(|times| *times > 5), "a way was hardly gone: {ways:?}");
     }
-}
-
-fn old_verifier() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel");
-    release.starts_with("6.1.")
 }
 
 fn setting(name: &str) -> Option<u64> {

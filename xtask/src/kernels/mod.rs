@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .collect::<Result<_>>()?;
     let programs = build()?;
     let tests = jobs::build(args.test.as_deref())?;
-    let userland = userland(&tests, &[&programs.lbd, &programs.lbctl])?;
+    let userland = userland(&tests, &[&programs.lbd, &programs.lbctl], args.ci)?;
 
     // The tests wait more than they compute.
     let at_once = thread::available_parallelism()
@@ -187,7 +187,7 @@ fn chosen(args: &Args) -> Result<Vec<&'static Kernel>> {
 }
 
 /// A guest's files but for its kernel's modules.
-fn userland(tests: &Tests, ours: &[&Path]) -> Result<Vec<u8>> {
+fn userland(tests: &Tests, ours: &[&Path], short: bool) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     archive.file("/init", 0o755, include_bytes!("init.sh"));
     let needed = |program: &str| packages::find(program).with_context(|| format!("there is no {program}"));
@@ -216,7 +216,7 @@ fn userland(tests: &Tests, ours: &[&Path]) -> Result<Vec<u8>> {
     }
     let jobs: String = tests.jobs.iter().map(|(_, job)| job.line()).collect();
     archive.file("/edgelb/jobs", 0o644, jobs.as_bytes());
-    archive.file("/edgelb/environment", 0o644, ENVIRONMENT.as_bytes());
+    archive.file("/edgelb/environment", 0o644, environment(short).as_bytes());
     // nginx looks its user up, even if it stays root.
     archive.file("/etc/passwd", 0o644, PASSWD.as_bytes());
     archive.file("/etc/group", 0o644, GROUP.as_bytes());
@@ -237,8 +237,12 @@ fn inside(file: &Path) -> PathBuf {
     Path::new("/edgelb").join(file.file_name().unwrap_or_default())
 }
 
-/// `EDGELB_MATRIX`: every module is there, so that a test that is skipped for want of one fails.
-const ENVIRONMENT: &str =
-    "export EDGELB_MATRIX=1 LBD_BIN=/edgelb/lbd LBCTL_BIN=/edgelb/lbctl EDGELB_DECAP=/edgelb/decap\n";
+/// What the tests find in their environment. `EDGELB_MATRIX`: every module is there, so that a test that is skipped for want of one fails;
+/// `short`: fewer random packets do.
+fn environment(short: bool) -> String {
+    let matrix = if short { "short" } else { "all" };
+    format!("export EDGELB_MATRIX={matrix} LBD_BIN=/edgelb/lbd LBCTL_BIN=/edgelb/lbctl EDGELB_DECAP=/edgelb/decap\n")
+}
+
 const PASSWD: &str = "root:x:0:0::/root:/bin/sh\nwww-data:x:33:33::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n";
