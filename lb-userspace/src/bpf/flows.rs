@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use lb_common::map::FlowEntry;
 
 /// The kernel's command numbers (`enum bpf_cmd`, Linux 5.6 for the batch).
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_DELETE_ELEM: libc::c_long = 3;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 
@@ -68,7 +69,8 @@ pub fn sweep(map: &OwnedFd, mut see: impl FnMut(u64, FlowEntry) -> Keep) -> io::
         };
         let count = (batch.count as usize).min(AT_ONCE);
         for (key, value) in keys[..count].iter().zip(&values[..count]) {
-            if see(*key, *value) == Keep::No {
+            // It may have been written anew since: a client that uses a port again.
+            if see(*key, *value) == Keep::No && look_up(map, *key)? == Some(*value) {
                 delete(map, *key)?;
             }
         }
@@ -87,6 +89,25 @@ pub enum Keep {
     Yes,
     /// It goes.
     No,
+}
+
+/// The entry as it is now. Between this and what follows from it there are microseconds, not the time that a batch takes.
+fn look_up(map: &OwnedFd, key: u64) -> io::Result<Option<FlowEntry>> {
+    let mut value = FlowEntry::default();
+    let mut element = Element {
+        map_fd: map.as_raw_fd() as u32,
+        key: &raw const key as u64,
+        value: &raw mut value as u64,
+        ..Element::default()
+    };
+    // SAFETY: the kernel reads one key of 8 bytes, and writes one value of the map's size, which is that of `value`.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, MAP_LOOKUP_ELEM, &raw mut element, size_of::<Element>()) };
+    let error = io::Error::last_os_error();
+    match (answer, error.raw_os_error()) {
+        (0, _) => Ok(Some(value)),
+        (_, Some(libc::ENOENT)) => Ok(None),
+        _ => Err(error),
+    }
 }
 
 fn delete(map: &OwnedFd, key: u64) -> io::Result<()> {

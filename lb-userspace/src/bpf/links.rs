@@ -103,6 +103,15 @@ impl Attachment {
         link_fd::state(self.link.as_fd())
     }
 
+    /// Holds the link that is pinned now: another may have been made in its place.
+    pub fn hold_pinned(&mut self) {
+        match link_fd::open(&self.pin) {
+            Ok(link) => self.link = link,
+            // As it was: what becomes of the link is looked at all the time.
+            Err(error) => info!(interface = self.interface, %error, "no pin"),
+        }
+    }
+
     /// Pins the link again if its pin is gone; says whether it was.
     ///
     /// # Errors

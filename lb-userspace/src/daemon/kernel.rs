@@ -259,8 +259,14 @@ impl Kernel {
         mode: XdpMode,
         awaited: &BTreeSet<String>,
     ) -> Result<(), ControlError> {
-        let attached = put_on(&mut self.balancer, &self.instance.pins, interfaces, mode, awaited).await?;
-        self.settle(attached, interfaces)
+        match put_on(&mut self.balancer, &self.instance.pins, interfaces, mode, awaited).await {
+            Ok(attached) => self.settle(attached, interfaces),
+            Err(why) => {
+                // A mode that was refused: it is attached anew in the one before.
+                self.attachments.iter_mut().for_each(Attachment::hold_pinned);
+                Err(why)
+            }
+        }
     }
 
     /// Puts the program on one interface of those configured that has lost it.

@@ -5,6 +5,7 @@
 mod egress;
 mod front;
 mod locks;
+mod modes;
 mod offloads;
 mod role;
 
