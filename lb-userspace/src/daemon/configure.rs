@@ -17,7 +17,7 @@ use super::world::World;
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::events::{Cause, EventKind};
 use crate::api::report::{ApplyReport, Finding, PlanReport};
-use crate::api::types::{Acceptance, ConfigSource};
+use crate::api::types::{Acceptance, Admin, ConfigSource};
 use crate::config::{ConfigError, finding};
 use crate::fit;
 use crate::journal::Note;
@@ -357,16 +357,11 @@ impl Daemon {
         }
     }
 
-    /// Changes that break nearly all connections of a service. How many are open is not known: a slot at rest keeps no flow. What is known
+    /// Changes that break nearly all connections of a service, or those of slots that move. How many are open is not known: a slot at rest keeps no flow. What is known
     /// is said, packets per second and remembered flows.
     fn disruptions(&self, candidate: &Candidate) -> Vec<String> {
         let known = |service: &Service| {
-            let remembered = self
-                .transitions
-                .remembered
-                .get(&tag(service.key()))
-                .copied()
-                .unwrap_or(0);
+            let remembered = self.remembered(service);
             let rate = self.rate_of(service).packets_per_second;
             format!(
                 "{rate:.0} packets/s now; {remembered} flows are remembered, and those of slots at rest are not counted"
@@ -381,7 +376,36 @@ impl Daemon {
                 known(service)
             ));
         }
+        if candidate.plan.is_none() {
+            // Slots that move or have moved lead their flows by what is remembered, and new tables remember nothing.
+            let stays = |service: &&Service| {
+                let mut after = candidate.world.model.services.iter();
+                after.any(|one| one.key() == service.key())
+            };
+            let in_motion = |service: &&Service| {
+                let overrides = self.world.overrides.get(&service.name).into_iter().flatten();
+                let draining = overrides
+                    .map(|(_, one)| one.admin)
+                    .any(|admin| admin == Some(Admin::Draining));
+                draining || !self.world.leaving(service.key()).is_empty() || self.remembered(service) > 0
+            };
+            let services = self.world.model.services.iter().filter(stays).filter(in_motion);
+            lines.extend(services.map(|service| {
+                format!(
+                    "service {:?}: the tables are made anew, which breaks connections at backends that drain or were removed, and those \
+                     of slots that moved: {}",
+                    service.name,
+                    known(service)
+                )
+            }));
+        }
         lines
+    }
+
+    /// How many of a service's flows are remembered.
+    fn remembered(&self, service: &Service) -> u64 {
+        let remembered = self.transitions.remembered.get(&tag(service.key()));
+        remembered.copied().unwrap_or(0)
     }
 }
 

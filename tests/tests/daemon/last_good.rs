@@ -260,6 +260,17 @@ fn a_change_that_breaks_connections_is_said_before() -> Result<()> {
     file.node = file.node.replace("0x5eed", "0x5eee");
     let path = site.scratch.write("new.toml", &file.to_string())?.display().to_string();
     assert!(disruptions(&edge.json(&["plan", &path])?).contains("another hash_seed"));
+    // New tables remember no flow: that matters where slots are on their way.
+    let mut file = named("web");
+    file.node += "\n[node.capacity]\nflows = 4096\n";
+    let path = site.scratch.write("new.toml", &file.to_string())?.display().to_string();
+    assert_eq!(disruptions(&edge.json(&["plan", &path])?), "[]");
+    edge.lbctl(&["backend", "drain", "web", "web-1"])?;
+    let said = disruptions(&edge.json(&["plan", &path])?);
+    assert!(
+        said.contains("the tables are made anew, which breaks connections at backends that drain"),
+        "{said}"
+    );
     Ok(())
 }
 
