@@ -59,6 +59,11 @@ fn another_daemon_whose_program_is_refused_makes_other_tables() {
         assert!(!kernel.taken_over());
         assert_eq!(programs(&mut kernel.balancer), BY_KEY);
         assert!(kernel.slower().is_some());
+        assert!(
+            kernel
+                .not_taken_over()
+                .is_some_and(|why| why.contains("refuses the program"))
+        );
     });
 }
 

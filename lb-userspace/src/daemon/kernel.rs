@@ -54,6 +54,8 @@ pub struct Kernel {
     attachments: Vec<Attachment>,
     /// Interfaces that packets may be redirected to.
     redirects: HashSet<u32>,
+    /// Why the tables that an earlier daemon left were not taken over, if there were any.
+    not_taken_over: Option<String>,
 }
 
 /// What the program is to be loaded with for a configuration; `present` are the tables that are there.
@@ -118,6 +120,7 @@ impl Kernel {
         let wanted = settings_for(model, present);
         let mut folder = current.clone();
         let mut settings = wanted;
+        let mut not_taken_over = None;
         if current.exists() {
             let lengths = present.unwrap_or(wanted.lengths);
             let by_key = |why: String| -> Result<(), String> {
@@ -130,7 +133,8 @@ impl Kernel {
             match shape::fits(&current, lengths).or_else(by_key) {
                 Ok(()) => settings.lengths = lengths,
                 Err(why) => {
-                    info!(why, "the tables that are there cannot be taken over: new ones are made");
+                    warn!(why, "the tables that are there cannot be taken over: new ones are made");
+                    not_taken_over = Some(why);
                     folder = pins.join(TABLES_NEW);
                 }
             }
@@ -138,6 +142,7 @@ impl Kernel {
         let mut balancer = match Balancer::load_pinned(object, settings, &folder) {
             Err(why) if why.is_refusal() && folder == current => {
                 warn!(%why, "the tables that are there cannot be taken over: new ones are made");
+                not_taken_over = Some(why.to_string().replace("\n  ", " | "));
                 settings = wanted;
                 Balancer::load_pinned(object, settings, &pins.join(TABLES_NEW))?
             }
@@ -157,7 +162,13 @@ impl Kernel {
             balancer,
             attachments: Vec::new(),
             redirects: HashSet::new(),
+            not_taken_over,
         })
+    }
+
+    /// Why the tables that an earlier daemon left were not taken over, if there were any.
+    pub fn not_taken_over(&self) -> Option<&str> {
+        self.not_taken_over.as_deref()
     }
 
     /// Where this instance keeps its state.

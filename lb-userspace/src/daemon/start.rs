@@ -274,10 +274,10 @@ async fn run_here(file: &Path, socket: &Path, instance: &Instance, own: OwnFile)
     inputs::watch_signals(&events).map_err(DaemonError::Signals)?;
     let services = daemon.world.model.services.len();
     let version = env!("CARGO_PKG_VERSION");
-    let taken_over = if daemon.kernel.taken_over() {
-        "took over what was installed"
-    } else {
-        "nothing was installed"
+    let taken_over = match daemon.kernel.not_taken_over() {
+        Some(why) => format!("what was installed could not be taken over, and remembered flows are forgotten: {why}"),
+        None if daemon.kernel.taken_over() => "took over what was installed".to_owned(),
+        None => "nothing was installed".to_owned(),
     };
     daemon.tell(
         Note::new(EventKind::DaemonStarted, Cause::Daemon)
