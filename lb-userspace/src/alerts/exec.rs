@@ -62,7 +62,7 @@ pub(super) async fn run(command: &[String], run_as: Option<&RunAs>, message: &Me
     if status.success() {
         Ok(())
     } else {
-        Err(Failure::Later(format!("{program}: {status}")))
+        Err(Failure::Untaken(format!("{program}: {status}")))
     }
 }
 

@@ -18,6 +18,8 @@ mod smtp;
 mod tests;
 #[cfg(test)]
 mod tls_tests;
+#[cfg(test)]
+mod too_long_tests;
 mod webhook;
 
 use std::io;
@@ -47,6 +49,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// The same for a program: one that fails will go on failing.
 const PATIENCE_WITH_PROGRAMS: Duration = Duration::from_secs(60);
+/// After so many tries at which its receiver was there and did not take it, a message that names many events is tried without most of them: its
+/// length may be why. That is after some 30 s.
+const UNTAKEN_AT_MOST: u32 = 7;
 
 /// All receivers.
 pub struct Alerts {
@@ -59,10 +64,18 @@ pub struct Alerts {
 enum Failure {
     /// It may succeed later.
     Later(String),
-    /// It may if the message is shorter.
-    TooLong(String),
-    /// It never will.
+    /// The receiver was there and did not take it. It may succeed later.
+    Untaken(String),
+    /// It never will, unless the message is shorter.
     Never(String),
+}
+
+impl Failure {
+    fn into_why(self) -> String {
+        match self {
+            Failure::Later(why) | Failure::Untaken(why) | Failure::Never(why) => why,
+        }
+    }
 }
 
 struct Receiver {
@@ -338,26 +351,37 @@ async fn deliver(alert: &Alert, mut message: Message, shared: &Shared) -> bool {
     let (id, kind, count) = (message.first().id, message.first().kind, message.count);
     let severity = message.first().severity.name();
     let mut state = shared.state();
+    let is_over = begun.elapsed() >= patience;
+    // Few receivers say that a message is too long for them.
+    let may_be_too_long = match failure {
+        Failure::Never(_) => true,
+        Failure::Later(_) => is_over,
+        Failure::Untaken(_) => {
+            message.untaken += 1;
+            is_over || message.untaken >= UNTAKEN_AT_MOST
+        }
+    };
+    if may_be_too_long && message.shorten() {
+        let why = failure.into_why();
+        warn!(alert = alert.name, id, %kind, severity, count, "alert is tried again without its further events: {why}");
+        state.failed(why);
+        state.queue.put_back(message);
+        return true;
+    }
     match failure {
-        Failure::Later(why) if begun.elapsed() < patience => {
+        Failure::Later(why) | Failure::Untaken(why) if !is_over => {
             if state.failed(why.clone()) {
                 warn!(alert = alert.name, id, %kind, "alert is tried again: {why}");
             }
             state.queue.put_back(message);
             return true;
         }
-        Failure::Later(why) => {
+        Failure::Later(why) | Failure::Untaken(why) => {
             state.give_up(&message);
             state.lose(&message, why.clone());
             warn!(alert = alert.name, id, %kind, severity, count, "alert is lost after {patience:?}: {why}");
         }
-        Failure::TooLong(why) if message.shorten() => {
-            warn!(alert = alert.name, id, %kind, severity, count, "alert is tried again without its further events: {why}");
-            state.failed(why);
-            state.queue.put_back(message);
-            return true;
-        }
-        Failure::Never(why) | Failure::TooLong(why) => {
+        Failure::Never(why) => {
             state.lose(&message, why.clone());
             warn!(alert = alert.name, id, %kind, severity, count, "alert is lost: {why}");
         }

@@ -60,7 +60,9 @@ pub(super) struct Message {
     last_id: u64,
     /// When it was first tried to be delivered: from then on it does not change, so that a receiver that gets it again knows it by its number.
     pub(super) begun: Option<Instant>,
-    /// All but the first of its events are left out of its body: its receiver takes nothing as long.
+    /// How often its receiver was there and did not take it.
+    pub(super) untaken: u32,
+    /// All but the first of its events are left out of its body: its receiver may take nothing as long.
     is_short: bool,
 }
 
@@ -95,6 +97,7 @@ impl Queue {
                 count: 1,
                 last_id: event.id,
                 begun: None,
+                untaken: 0,
                 is_short: false,
             };
             self.waiting.insert(place, message);
@@ -149,9 +152,12 @@ impl Message {
         self.last_id
     }
 
-    /// All events that it names, in order.
-    pub(super) fn events(&self) -> &[Arc<Event>] {
-        &self.events
+    /// The events that its body lists, in order: all that it keeps, or the first.
+    pub(super) fn listed(&self) -> &[Arc<Event>] {
+        match self.is_short {
+            true => &self.events[..1],
+            false => &self.events,
+        }
     }
 
     /// Its count, under its severity.
@@ -200,10 +206,7 @@ impl Message {
             count: self.count,
             last_id: self.last_id,
             summary: self.summary(),
-            also: match self.is_short {
-                true => Vec::new(),
-                false => self.events[1..].iter().map(|event| Also::of(event)).collect(),
-            },
+            also: self.listed()[1..].iter().map(|event| Also::of(event)).collect(),
         }
     }
 }
@@ -305,7 +308,7 @@ mod tests {
     }
 
     fn ids(message: &Message) -> Vec<u64> {
-        message.events().iter().map(|event| event.id).collect()
+        message.listed().iter().map(|event| event.id).collect()
     }
 
     #[test]
@@ -370,9 +373,9 @@ mod tests {
         assert_eq!(messages[0].first().kind, EventKind::ServiceLost);
         assert_eq!(messages.iter().map(|message| message.count).sum::<u64>(), bound + 72);
         let last_of_many = &messages[messages.len() - 2];
-        assert_eq!((last_of_many.count, last_of_many.events().len()), (570, MOST));
+        assert_eq!((last_of_many.count, last_of_many.listed().len()), (570, MOST));
         assert_eq!(last_of_many.last_id(), bound + 69);
-        assert!(messages.iter().all(|message| message.events().len() <= MOST));
+        assert!(messages.iter().all(|message| message.listed().len() <= MOST));
         // With room again, it would be said again.
         assert!((0..=bound).any(|id| queue.push(&event(id, EventKind::BackendDown, 0))));
     }

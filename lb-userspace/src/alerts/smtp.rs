@@ -34,6 +34,7 @@ impl Mail<'_> {
             Ok(_) => Ok(()),
             // 5yz: it will say so again.
             Err(error) if error.is_permanent() => Err(Failure::Never(error.to_string())),
+            Err(error) if error.is_transient() => Err(Failure::Untaken(error.to_string())),
             Err(error) => Err(Failure::Later(error.to_string())),
         }
     }
@@ -90,7 +91,7 @@ impl Mail<'_> {
         let mut body = format!("{}\n\n", alert.summary());
         if alert.count > 1 {
             alert
-                .events()
+                .listed()
                 .iter()
                 .for_each(|event| body.push_str(&format!("{}\n", event.sentence())));
             body.push('\n');

@@ -14,7 +14,7 @@ use super::*;
 use crate::model::{SecretSource, SmtpTls};
 use crate::run_as::RunAs;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) fn event(id: u64) -> Arc<Event> {
     Arc::new(Event {
@@ -36,7 +36,7 @@ pub(super) fn event(id: u64) -> Arc<Event> {
 pub(super) struct Told {
     #[serde(flatten)]
     event: Event,
-    count: u64,
+    pub(super) count: u64,
     also: Vec<Also>,
 }
 
@@ -52,7 +52,7 @@ impl Told {
     }
 }
 
-fn webhook(address: SocketAddr) -> Alert {
+pub(super) fn webhook(address: SocketAddr) -> Alert {
     Alert {
         name: "hook".into(),
         way: AlertWay::Webhook {
@@ -65,14 +65,14 @@ fn webhook(address: SocketAddr) -> Alert {
     }
 }
 
-fn alerts(alert: Alert) -> Alerts {
+pub(super) fn alerts(alert: Alert) -> Alerts {
     let mut alerts = Alerts::start().expect("a thread");
     alerts.set(&[alert]);
     alerts
 }
 
 /// Answers each POST with the next of `statuses`, then with 204, and passes on what it took.
-fn receiver(listener: TcpListener, statuses: Vec<u16>) -> Receiver<Told> {
+pub(super) fn receiver(listener: TcpListener, statuses: Vec<u16>) -> Receiver<Told> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         let mut statuses = statuses.into_iter();

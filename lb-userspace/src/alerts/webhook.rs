@@ -65,14 +65,17 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .header(USER_AGENT, concat!("edgelb/", env!("CARGO_PKG_VERSION")))
         .body(Full::new(Bytes::from(body)))
         .map_err(|error| Failure::Never(error.to_string()))?;
-    let status = sender.send_request(request).await.map_err(later)?.status();
+    // Some close the connection instead of saying that the body is too long.
+    let untaken = |error: hyper::Error| Failure::Untaken(error.to_string());
+    let status = sender.send_request(request).await.map_err(untaken)?.status();
     drop(driver);
     let text = format!("status {status}");
     match status.as_u16() {
         200..300 => Ok(()),
-        // Asked to come again, or not the request's fault.
-        413 => Err(Failure::TooLong(text)),
-        408 | 425 | 429 | 500.. => Err(Failure::Later(text)),
+        // Asked to come again.
+        408 | 425 | 429 => Err(Failure::Later(text)),
+        // Not the request's fault, most of the time.
+        500.. => Err(Failure::Untaken(text)),
         _ => Err(Failure::Never(text)),
     }
 }
