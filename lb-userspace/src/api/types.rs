@@ -359,9 +359,9 @@ pub struct NextHop {
 pub struct PathMtu {
     /// What such a packet needs with its outer header, in bytes.
     pub needed: u32,
-    /// The largest packet that the way takes, in bytes.
-    pub mtu: u32,
-    /// How that is known.
+    /// The largest packet that the way takes, in bytes; nothing where that is not known, or not yet.
+    pub mtu: Option<u32>,
+    /// How it is known that the way is too small.
     pub found_by: FoundBy,
 }
 

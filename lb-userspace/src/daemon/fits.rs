@@ -8,7 +8,7 @@ use super::world::World;
 use crate::api::events::{Cause, EventKind};
 use crate::fit::{TooSmall, full_size, sentence};
 use crate::health::TargetId;
-use crate::health::full_size::{Notable, SMALL};
+use crate::health::full_size::Notable;
 use crate::journal::Note;
 use crate::model::{Backend, Service};
 use crate::netlink::link_by_name;
@@ -72,9 +72,12 @@ fn problem(backend: &Backend, full: u32, mtu: Option<u32>, probed: Option<&Notab
     let size = probed.map_or(full, |probed| probed.size.min(full));
     let known = mtu.and_then(|mtu| TooSmall::of(size, backend, mtu));
     let probed = probed.filter(|probed| probed.too_small);
-    let probed = probed.map(|probed| TooSmall::probed(size, backend, probed.passes.unwrap_or(SMALL)));
-    // The smallest link counts.
-    known.into_iter().chain(probed).min_by_key(|found| found.mtu)
+    let probed = probed.map(|probed| TooSmall::probed(size, backend, probed.passes));
+    // The smallest link counts, as far as it is known.
+    known
+        .into_iter()
+        .chain(probed)
+        .min_by_key(|found| found.mtu.unwrap_or(u32::MAX))
 }
 
 impl Daemon {
@@ -143,15 +146,17 @@ mod tests {
         let check = |mtu, probed: Option<Notable>, needed_and_mtu| {
             let found = problem(&tunnel, 1_500, mtu, probed.as_ref());
             assert_eq!(
-                found.map(|found| (found.needed, found.mtu, found.found_by)),
+                found.map(|found| (found.needed, found.mtu.unwrap_or(UNKNOWN), found.found_by)),
                 needed_and_mtu
             );
         };
+        const UNKNOWN: u32 = 0;
         use FoundBy::{Probe, Route};
         check(None, None, None);
         check(Some(1_500), None, Some((1_520, 1_500, Route)));
         check(None, Some(probed(1_500, Some(1_380))), Some((1_520, 1_400, Probe)));
-        check(None, Some(probed(1_500, None)), Some((1_520, 276, Probe)));
+        check(None, Some(probed(1_500, None)), Some((1_520, UNKNOWN, Probe)));
+        check(Some(1_510), Some(probed(1_500, None)), Some((1_520, 1_510, Route)));
         // The smaller link counts.
         check(
             Some(1_500),

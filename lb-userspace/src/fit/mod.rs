@@ -41,8 +41,8 @@ pub struct TooSmall {
     pub full: u32,
     /// What it needs with the outer header, in bytes.
     pub needed: u32,
-    /// The largest packet that the path takes, in bytes.
-    pub mtu: u32,
+    /// The largest packet that the path takes, in bytes; nothing where that is not known, or not yet.
+    pub mtu: Option<u32>,
     /// By what that is known: the MTU of the route or interface, or probes.
     pub found_by: FoundBy,
 }
@@ -55,27 +55,32 @@ impl TooSmall {
         (mtu < needed).then_some(Self {
             full,
             needed,
-            mtu,
+            mtu: Some(mtu),
             found_by,
         })
     }
 
     /// The same where probes of `full` bytes get no answer and those of `passes` do, both without the outer header.
-    pub fn probed(full: u32, backend: &Backend, passes: u32) -> Self {
+    pub fn probed(full: u32, backend: &Backend, passes: Option<u32>) -> Self {
         let overhead = overhead(backend);
         Self {
             full,
             needed: full + overhead,
-            mtu: passes + overhead,
+            mtu: passes.map(|passes| passes + overhead),
             found_by: FoundBy::Probe,
         }
     }
 
     /// The largest TCP segment that fits, in bytes (RFC 9293 section 3.7.1): for a service with this address.
-    fn segment(self, vip: IpAddr) -> u32 {
+    fn segment(self, vip: IpAddr) -> Option<u32> {
         let headers = if vip.is_ipv4() { IPV4_LEN } else { IPV6_LEN } as u32 + TCP_LEN;
         let outer = self.needed - self.full;
-        self.mtu.saturating_sub(outer + headers)
+        self.mtu.map(|mtu| mtu.saturating_sub(outer + headers))
+    }
+
+    /// How much is missing, in bytes; 0 where that is not known.
+    fn deficit(self) -> u32 {
+        self.mtu.map_or(0, |mtu| self.needed.saturating_sub(mtu))
     }
 }
 
@@ -85,16 +90,24 @@ const TCP_LEN: u32 = 20;
 impl fmt::Display for TooSmall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { full, needed, mtu, .. } = self;
-        match needed - full {
-            0 => write!(f, "packets of {full} bytes do not fit a path MTU of {mtu}")?,
-            outer => write!(
+        match (needed - full, mtu) {
+            (0, Some(mtu)) => write!(f, "packets of {full} bytes do not fit a path MTU of {mtu}")?,
+            (0, None) => write!(f, "packets of {full} bytes do not fit the path")?,
+            (outer, Some(mtu)) => write!(
                 f,
                 "packets of {full} bytes need {needed} with {outer} bytes of outer header, and the path MTU is {mtu}"
             )?,
+            (outer, None) => write!(
+                f,
+                "packets of {full} bytes need {needed} with {outer} bytes of outer header, and do not fit the path"
+            )?,
         }
-        match self.found_by {
-            FoundBy::Route => Ok(()),
-            FoundBy::Probe => f.write_str(" as probes show"),
+        if self.found_by == FoundBy::Probe {
+            f.write_str(" as probes show")?;
+        }
+        match mtu {
+            Some(_) => Ok(()),
+            None => f.write_str(" (path MTU unknown)"),
         }
     }
 }
@@ -102,9 +115,7 @@ impl fmt::Display for TooSmall {
 /// What is wrong with the paths of one service, in a sentence: which backends, what follows, and what mends it.
 pub fn sentence(service: &Service, concerned: &[(&str, TooSmall)]) -> Option<String> {
     // The worst is what must be mended.
-    let (_, worst) = concerned
-        .iter()
-        .max_by_key(|(_, found)| found.needed - found.mtu.min(found.needed))?;
+    let (_, worst) = concerned.iter().max_by_key(|(_, found)| found.deficit())?;
     let (first, more) = (concerned[0].0, concerned.len() - 1);
     let more = match more {
         0 => String::new(),
@@ -115,9 +126,12 @@ pub fn sentence(service: &Service, concerned: &[(&str, TooSmall)]) -> Option<Str
         Protocol::Udp => format!("large datagrams are lost: raise the MTU of every link to the backends to {needed}"),
         Protocol::Tcp => {
             let ip = if service.vip.is_ipv4() { "ip" } else { "ip -6" };
-            let segment = worst.segment(service.vip);
+            let (set, segment) = match worst.segment(service.vip) {
+                Some(segment) => (format!("`advmss {segment}`"), segment.to_string()),
+                None => ("an `advmss` that fits".to_owned(), "BYTES".to_owned()),
+            };
             format!(
-                "uploads hang: raise the MTU of every link to the backends to {needed}, or set `advmss {segment}` on each backend's \
+                "uploads hang: raise the MTU of every link to the backends to {needed}, or set {set} on each backend's \
                  routes to clients (`{ip} route change … advmss {segment}`), that of its own link included"
             )
         }
@@ -167,12 +181,29 @@ mod tests {
 
     #[test]
     fn the_segment_that_fits() {
-        let found = |address, mtu| TooSmall::of(1_500, &backend(Forward::Ipip, address), mtu).unwrap();
-        let (v4, v6) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
-        assert_eq!(found("10.0.0.1", 1_500).segment(v4), 1_440);
-        assert_eq!(found("10.0.0.1", 1_500).segment(v6), 1_420);
-        assert_eq!(found("2001:db8::1", 1_500).segment(v4), 1_420);
-        assert_eq!(found("2001:db8::1", 1_500).segment(v6), 1_400);
-        assert_eq!(found("10.0.0.1", 10).segment(v4), 0);
+        let segment = |address, mtu, vip: &str| {
+            let found = TooSmall::of(1_500, &backend(Forward::Ipip, address), mtu).unwrap();
+            found.segment(vip.parse().unwrap())
+        };
+        let (v4, v6) = ("192.0.2.1", "2001:db8::1");
+        assert_eq!(segment("10.0.0.1", 1_500, v4), Some(1_440));
+        assert_eq!(segment("10.0.0.1", 1_500, v6), Some(1_420));
+        assert_eq!(segment("2001:db8::1", 1_500, v4), Some(1_420));
+        assert_eq!(segment("2001:db8::1", 1_500, v6), Some(1_400));
+        assert_eq!(segment("10.0.0.1", 10, v4), Some(0));
+    }
+
+    #[test]
+    fn a_path_mtu_that_is_not_known_is_called_unknown() {
+        let text = |passes| TooSmall::probed(1_500, &backend(Forward::Ipip, "10.0.0.1"), passes).to_string();
+        let needs = "packets of 1500 bytes need 1520 with 20 bytes of outer header, and";
+        assert_eq!(
+            text(Some(1_380)),
+            format!("{needs} the path MTU is 1400 as probes show")
+        );
+        assert_eq!(
+            text(None),
+            format!("{needs} do not fit the path as probes show (path MTU unknown)")
+        );
     }
 }

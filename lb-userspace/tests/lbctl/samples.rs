@@ -229,7 +229,7 @@ pub(crate) fn service() -> ServiceDetail {
         next_hop: hop("02:00:00:00:0a:0d"),
         path_mtu: Some(PathMtu {
             needed: 1_520,
-            mtu: 1_500,
+            mtu: Some(1_500),
             found_by: FoundBy::Probe,
         }),
         full_size: FullSize::TooSmall,

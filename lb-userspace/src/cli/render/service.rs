@@ -277,7 +277,10 @@ fn notes(backend: &BackendDetail, view: &View) -> Vec<Cell> {
             FoundBy::Route => "",
             FoundBy::Probe => " as probes show",
         };
-        let note = format!("full-size packets need {needed} bytes, the path MTU is {mtu}{known}");
+        let note = match mtu {
+            Some(mtu) => format!("full-size packets need {needed} bytes, the path MTU is {mtu}{known}"),
+            None => format!("full-size packets need {needed} bytes and do not fit the path{known} (path MTU unknown)"),
+        };
         notes.push(Cell::new(Tone::Bad, note));
     }
     if backend.full_size == FullSize::Unanswered {

@@ -24,22 +24,20 @@ use lb_common::encap::{IPV4_LEN, IPV6_LEN};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
-use super::probe::{Job, ask_padded};
+use super::probe::{Job, Reply, ask_padded};
 use super::{StartError, Target, TargetId, Via};
 use crate::aside::Aside;
 use crate::model::Check;
-use round::{Answer, Round, SMALL_PACKET, largest_answered, round};
-use schedule::{Due, Schedule};
+use round::{Answer, Round, largest_answered, round};
+use schedule::{Due, Measure, Schedule};
 
-/// A padded packet that fits any path, in bytes, without the tunnel's header.
-pub const SMALL: u32 = SMALL_PACKET as u32;
 /// Rounds start by turns, so many in each.
 const TURN: usize = 10;
 /// Time from one turn to the next.
 const TURN_GAP: Duration = Duration::from_millis(100);
 /// Rounds under way, at most. Each has a socket.
 const MOST_IN_FLIGHT: usize = 256;
-/// Of those, so many look for the largest packet that is answered, each with [several](round::AT_ONCE) sockets.
+/// Of those, so many look for the largest packet that is answered, each with [several](round::AT_ONCE) sockets and for several timeouts.
 const MOST_MEASURING: usize = 16;
 /// A TCP header without options, in bytes.
 const TCP_LEN: usize = 20;
@@ -65,7 +63,7 @@ pub struct Notable {
     pub size: u32,
     /// Such a packet is not answered.
     pub too_small: bool,
-    /// The largest that is, in bytes, without the tunnel's header; nothing where that is not known.
+    /// The largest that is, in bytes, without the tunnel's header; nothing where that is not known, or not yet.
     pub passes: Option<u32>,
 }
 
@@ -192,11 +190,62 @@ async fn ask(due: Due, measuring: Arc<Semaphore>) -> (Due, Round, Option<Option<
     let headers = (ip + TCP_LEN) as u32;
     let probe = |size| ask_padded(job.clone(), size);
     let round = round(due.full, due.first, headers, &probe).await;
-    let passes = if round.result == Answer::TooSmall && due.measure.wanted(round.size) {
-        let _permit = measuring.acquire().await;
-        Some(largest_answered(round.size, &probe).await)
-    } else {
-        None
-    };
+    let passes = measure(due.measure, round, &measuring, &probe).await;
     (due, round, passes)
+}
+
+/// Looks for the largest packet that is answered, where a round's failure wants that and few others do so now. Nothing: it is left to a later
+/// round. The finding itself must not wait: where a common link is too small, all backends behind it want to be measured at once.
+async fn measure<F>(
+    measure: Measure,
+    round: Round,
+    measuring: &Semaphore,
+    probe: impl Fn(u16) -> F,
+) -> Option<Option<u16>>
+where
+    F: Future<Output = Reply>,
+{
+    if round.result != Answer::TooSmall || !measure.wanted(round.size) {
+        return None;
+    }
+    let _permit = measuring.try_acquire().ok()?;
+    Some(largest_answered(round.size, probe).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_finding_does_not_wait_until_others_are_measured() {
+        let measuring = Semaphore::new(1);
+        let round = |result| Round { size: 1_500, result };
+        let too_small = round(Answer::TooSmall);
+        let fits = |size| match size {
+            ..=1_400 => ready(Reply::Answered { mss: None }),
+            _ => ready(Reply::Silent),
+        };
+        let passes = measure(Measure::Yes, too_small, &measuring, fits).now_or_never();
+        assert_eq!(passes, Some(Some(Some(1_400))));
+        // One that is measured has the only permit.
+        let mut other = Box::pin(measure(Measure::Yes, too_small, &measuring, |_| pending()));
+        assert!(other.as_mut().now_or_never().is_none());
+        let passes = measure(Measure::Yes, too_small, &measuring, fits).now_or_never();
+        assert_eq!(passes, Some(None));
+        drop(other);
+        for (wanted, round) in [
+            (Measure::No, too_small),
+            (Measure::Unless(1_500), too_small),
+            (Measure::Yes, round(Answer::Unanswered)),
+        ] {
+            let passes = measure(wanted, round, &measuring, fits).now_or_never();
+            assert_eq!(passes, Some(None), "{wanted:?}");
+        }
+        let passes = measure(Measure::Unless(1_480), too_small, &measuring, fits).now_or_never();
+        assert_eq!(passes, Some(Some(Some(1_400))));
+    }
 }

@@ -191,7 +191,9 @@ impl Schedule {
             let size = entry.size?;
             let too_small = entry.judge.state() == State::Down;
             (too_small || size < full).then(|| {
-                let passes = entry.measured.and_then(|measured| measured.passes);
+                // What was measured for a larger size may be more than this one.
+                let measured = entry.measured.and_then(|measured| measured.passes);
+                let passes = measured.filter(|passes| !too_small || *passes < size);
                 let notable = Notable {
                     size: size.into(),
                     too_small,
