@@ -1,7 +1,8 @@
 //! Connections to the API: how many, for how long, and who has to go when there are too many.
 //!
 //! A connection either waits for the daemon or for its client. When every place is taken, the one whose client has kept it waiting for the longest
-//! makes room: a client that opens connections and says nothing, or does not read, keeps no other out. Only when all wait for the daemon is a new one refused.
+//! makes room: a client that opens connections and says nothing, or does not read, keeps no other out. One that waits until other clients have read or sent counts like those.
+//! Only when all wait for the daemon is a new one refused.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -31,6 +32,8 @@ pub(super) struct Places {
 pub(super) struct Place {
     /// Requests that the daemon is asked at the moment.
     asking: AtomicUsize,
+    /// Requests that wait until other clients have read their answers, or sent their requests.
+    queueing: AtomicUsize,
     /// When its client last sent or took something.
     heard: Mutex<Instant>,
     /// It has to make room.
@@ -40,6 +43,9 @@ pub(super) struct Place {
 /// As long as this lives, the connection waits for the daemon, not for its client.
 pub(super) struct Asking(Arc<Place>);
 
+/// As long as this lives, the connection waits for other clients, not for its own.
+pub(super) struct Queueing(Arc<Place>);
+
 impl Places {
     /// A place for a new connection; nothing if all of them wait for the daemon.
     pub(super) fn take(&self) -> Option<Arc<Place>> {
@@ -47,7 +53,7 @@ impl Places {
         if taken.len() >= MOST {
             let longest = taken
                 .iter()
-                .filter(|place| place.waits_for_client())
+                .filter(|place| !place.waits_for_daemon())
                 .min_by_key(|place| place.heard())?;
             let longest = Arc::clone(longest);
             taken.retain(|place| !Arc::ptr_eq(place, &longest));
@@ -55,6 +61,7 @@ impl Places {
         }
         let place = Arc::new(Place {
             asking: AtomicUsize::new(0),
+            queueing: AtomicUsize::new(0),
             heard: Mutex::new(Instant::now()),
             gone: Notify::new(),
         });
@@ -85,9 +92,19 @@ impl Place {
         self.gone.notify_one();
     }
 
-    /// Whether it is the client that is waited for, and not the daemon.
+    /// Whether it is the client that is waited for, and neither the daemon nor other clients.
     pub(super) fn waits_for_client(&self) -> bool {
-        self.asking.load(Ordering::Relaxed) == 0
+        !self.waits_for_daemon() && self.queueing.load(Ordering::Relaxed) == 0
+    }
+
+    fn waits_for_daemon(&self) -> bool {
+        self.asking.load(Ordering::Relaxed) > 0
+    }
+
+    /// It waits for its turn after other clients.
+    pub(super) fn queueing(self: &Arc<Self>) -> Queueing {
+        self.queueing.fetch_add(1, Ordering::Relaxed);
+        Queueing(Arc::clone(self))
     }
 
     /// The daemon is asked.
@@ -115,6 +132,13 @@ impl Drop for Asking {
         // From here on it is the client that is waited for.
         self.0.hears();
         self.0.asking.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Queueing {
+    fn drop(&mut self) {
+        self.0.hears();
+        self.0.queueing.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -11,6 +11,7 @@
 //! | [`socket`] | the socket in the file system: who may open it, and whose it is |
 //! | [`call`] | what the server asks of the daemon's loop |
 //! | [`server`] | HTTP on one side, the daemon's single loop on the other |
+//! | `response` | answers and errors as HTTP responses |
 //! | [`connections`] | how many clients, for how long, and who makes room |
 //! | [`room`] | memory for what clients send and have not read |
 //! | [`client`] | one request, one answer, and errors that say what to do |
@@ -25,6 +26,7 @@ pub mod error;
 pub mod events;
 pub mod names;
 pub mod report;
+mod response;
 pub mod room;
 pub mod server;
 pub mod socket;

@@ -22,6 +22,8 @@ pub const BODIES: usize = 64 << 20;
 pub const ANSWERS: usize = 64 << 20;
 /// Long answers that are made at a time.
 const MAKERS: usize = 4;
+/// Plans that are asked for at a time: their answers may be long, too, and are there before they are made into text.
+const PLANNERS: usize = 4;
 /// What needs no room.
 const LITTLE: usize = 64 << 10;
 /// Rooms are counted in these.
@@ -40,6 +42,7 @@ pub(super) struct Room {
     bodies: Arc<Rooms>,
     answers: Arc<Rooms>,
     makers: Arc<Semaphore>,
+    planners: Arc<Semaphore>,
     /// How long one waits for it.
     patience: Duration,
 }
@@ -78,6 +81,7 @@ impl Room {
             bodies: Rooms::new("request bodies", BODIES),
             answers: Rooms::new("unread answers", ANSWERS),
             makers: Arc::new(Semaphore::new(MAKERS)),
+            planners: Arc::new(Semaphore::new(PLANNERS)),
             patience,
         }
     }
@@ -112,13 +116,22 @@ impl Room {
         Ok(Sent { bytes, room })
     }
 
-    /// Who wants to make a long answer.
-    pub(super) async fn maker(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        let permit = Arc::clone(&self.makers).acquire_owned();
-        match tokio::time::timeout(self.patience, permit).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(self.answers.full()),
-        }
+    /// A permit to make a long answer.
+    pub(super) async fn maker(&self, place: &Arc<Place>) -> Result<OwnedSemaphorePermit, ApiError> {
+        let _queueing = place.queueing();
+        let busy = || format!("{MAKERS} long answers are made already, for clients that were first: try again");
+        turn(&self.makers, self.patience, busy).await
+    }
+
+    /// A permit to ask for a plan.
+    pub(super) async fn planner(
+        &self,
+        place: &Arc<Place>,
+        patience: Duration,
+    ) -> Result<OwnedSemaphorePermit, ApiError> {
+        let _asking = place.asking();
+        let busy = || format!("{PLANNERS} plans are made already: try again");
+        turn(&self.planners, patience, busy).await
     }
 
     /// An answer that keeps its room until its client has it.
@@ -129,6 +142,18 @@ impl Room {
             Some(room) => Bytes::from_owner(Roomed { bytes, _room: room }),
         };
         Ok(Body::from(bytes))
+    }
+}
+
+/// Waits for a permit.
+async fn turn(
+    permits: &Arc<Semaphore>,
+    patience: Duration,
+    busy: impl FnOnce() -> String,
+) -> Result<OwnedSemaphorePermit, ApiError> {
+    match tokio::time::timeout(patience, Arc::clone(permits).acquire_owned()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        Ok(Err(_)) | Err(_) => Err(ApiError::new(ErrorKind::Unavailable, busy())),
     }
 }
 
@@ -152,6 +177,8 @@ impl Rooms {
         if bytes <= LITTLE {
             return Ok(None);
         }
+        // Its own client is not what it waits for.
+        let _queueing = place.queueing();
         // One that is longer than all the room takes all of it.
         let units = bytes.min(self.bytes).div_ceil(UNIT);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
@@ -277,6 +304,8 @@ impl AsRef<[u8]> for Roomed {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::super::connections::Places;
     use super::*;
 
@@ -304,5 +333,40 @@ mod tests {
         place.heard_at(after(8));
         assert!(longest.is_slow(after(8)));
         assert!(lodger(&place, 1 << 20).is_slow(after(6)));
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime").block_on(future)
+    }
+
+    #[test]
+    fn who_waits_for_a_turn_or_for_room_does_not_wait_for_its_client() {
+        run(async {
+            let (places, room) = (Places::default(), Room::new(Duration::from_millis(100)));
+            let (place, other) = (places.take().expect("room"), places.take().expect("room"));
+            let makers: Vec<_> = std::iter::repeat_with(|| room.maker(&other)).take(MAKERS).collect();
+            let makers = futures_util::future::join_all(makers).await;
+            assert!(makers.iter().all(Result::is_ok) && other.waits_for_client());
+            let mut waiting = Box::pin(room.maker(&place));
+            assert!(waiting.as_mut().now_or_never().is_none());
+            assert!(!place.waits_for_client());
+            let error = waiting.await.expect_err("no turn");
+            assert_eq!(
+                error.message,
+                "4 long answers are made already, for clients that were first: try again"
+            );
+            assert!(place.waits_for_client());
+            // Plans are counted apart.
+            let planner = room.planner(&place, Duration::from_secs(60)).await;
+            assert!(planner.is_ok() && place.waits_for_client());
+
+            let all = room.answer(vec![0; ANSWERS], &other).await.expect("all the room");
+            let mut waiting = Box::pin(room.answer(vec![0; MAX_REQUEST], &place));
+            assert!(waiting.as_mut().now_or_never().is_none());
+            assert!(!place.waits_for_client());
+            drop(all);
+            assert!(waiting.await.is_ok() && place.waits_for_client());
+        });
     }
 }

@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::warn;
 
@@ -29,6 +29,7 @@ use super::connections::{MOST, Place, Places, Watched};
 use super::error::{ApiError, ErrorKind};
 use super::events::EventQuery;
 use super::report::{ApplyReport, BackendChanged, Confirmation, Confirmed};
+use super::response::{Json, status_of};
 use super::room::{Room, Sent, Taken};
 use super::socket::Bound;
 use super::types::{Lookup, Status};
@@ -185,14 +186,34 @@ impl Loop {
         self.ask(self.timeouts.read, None, call).await
     }
 
+    /// For answers that may be long and are there at once: few of them are asked for at a time.
     async fn read_long<T: Serialize>(&self, call: impl FnOnce(Answer<T>) -> Call) -> Result<Response, ApiError> {
-        self.long(self.read(call)).await
+        let maker = self.room.maker(&self.place).await?;
+        let answer = self.read(call).await;
+        self.long(answer, maker).await
     }
 
-    /// For answers that may be long: few are made at a time, and what stays unread has a bound.
-    async fn long<T: Serialize>(&self, asked: impl Future<Output = Result<T, ApiError>>) -> Result<Response, ApiError> {
-        let _maker = self.room.maker().await?;
-        let (status, bytes) = match asked.await {
+    /// For answers that may be long and take the daemon its time: they keep no other out until they are there.
+    async fn change_long<T: Serialize>(
+        &self,
+        room: Option<Taken>,
+        call: impl FnOnce(Answer<T>) -> Call,
+    ) -> Result<Response, ApiError> {
+        // There are too few of them to keep others out.
+        let _asking = self.place.asking();
+        let _planner = self.room.planner(&self.place, self.timeouts.change).await?;
+        let answer = self.change(room, call).await;
+        let maker = self.room.maker(&self.place).await?;
+        self.long(answer, maker).await
+    }
+
+    /// An answer that may be long: what stays unread has a bound.
+    async fn long<T: Serialize>(
+        &self,
+        answer: Result<T, ApiError>,
+        _maker: OwnedSemaphorePermit,
+    ) -> Result<Response, ApiError> {
+        let (status, bytes) = match answer {
             Ok(answer) => (StatusCode::OK, serde_json::to_vec(&answer)),
             // It may list all that is wrong with a long file.
             Err(error) => (status_of(&error), serde_json::to_vec(&error)),
@@ -312,8 +333,9 @@ async fn plan(
 ) -> Result<Response, ApiError> {
     let Query(FileQuery { file }) = query?;
     let toml = text(bytes)?;
-    let asked = daemon.change(room, |answer| Call::Plan { toml, file, answer });
-    daemon.long(asked).await
+    daemon
+        .change_long(room, |answer| Call::Plan { toml, file, answer })
+        .await
 }
 
 async fn apply(
@@ -439,41 +461,6 @@ fn too_slow(limit: Duration) -> ApiError {
         limit.as_secs_f64()
     );
     ApiError::new(ErrorKind::Timeout, message)
-}
-
-/// An answer's body.
-struct Json<T>(T);
-
-impl<T: Serialize> IntoResponse for Json<T> {
-    fn into_response(self) -> Response {
-        match serde_json::to_vec(&self.0) {
-            Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
-            // Only a map with keys that are not strings can fail, and no answer has one.
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-        }
-    }
-}
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        (status_of(&self), Json(self)).into_response()
-    }
-}
-
-fn status_of(error: &ApiError) -> StatusCode {
-    StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-}
-
-impl From<PathRejection> for ApiError {
-    fn from(rejection: PathRejection) -> Self {
-        ApiError::new(ErrorKind::InvalidRequest, rejection.body_text())
-    }
-}
-
-impl From<QueryRejection> for ApiError {
-    fn from(rejection: QueryRejection) -> Self {
-        ApiError::new(ErrorKind::InvalidRequest, rejection.body_text())
-    }
 }
 
 impl Default for Timeouts {

@@ -3,6 +3,7 @@
 //! The daemon's loop is played by canned answers here. Its own answers are tested with the daemon.
 
 mod goldens;
+mod plans;
 mod programs;
 mod samples;
 mod socket;

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::samples;
 
-const TIMEOUTS: Timeouts = Timeouts {
+pub(crate) const TIMEOUTS: Timeouts = Timeouts {
     read: Duration::from_millis(200),
     change: Duration::from_millis(200),
     request: Duration::from_millis(500),
@@ -47,12 +47,16 @@ impl Daemon {
     }
 
     /// `answer` is given every call, until it returns false.
-    fn start(mut answer: impl FnMut(Call) -> bool + Send + 'static) -> Self {
+    fn start(answer: impl FnMut(Call) -> bool + Send + 'static) -> Self {
+        Self::start_with(TIMEOUTS, answer)
+    }
+
+    pub(crate) fn start_with(timeouts: Timeouts, mut answer: impl FnMut(Call) -> bool + Send + 'static) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let bound = bind(&directory.path().join("lbd.sock")).expect("a free path");
         let (sender, mut calls) = mpsc::channel(16);
         let (stop, stopped) = oneshot::channel::<()>();
-        let server = tokio::spawn(serve(bound, sender, TIMEOUTS, async {
+        let server = tokio::spawn(serve(bound, sender, timeouts, async {
             let _ = stopped.await;
         }));
         tokio::spawn(async move {
@@ -73,7 +77,7 @@ impl Daemon {
         self.directory.path().join("lbd.sock")
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(self.socket())
     }
 
@@ -88,7 +92,7 @@ impl Daemon {
     }
 }
 
-fn answer(call: Call) {
+pub(crate) fn answer(call: Call) {
     match call {
         Call::Status(answer) => answer.send(Ok(samples::status())),
         Call::Services(answer) => answer.send(Ok(samples::services())),
