@@ -21,6 +21,7 @@ pub mod load;
 pub mod model;
 pub mod netlink;
 pub mod object;
+mod oom_score;
 pub mod path;
 pub mod plan;
 pub mod policy;

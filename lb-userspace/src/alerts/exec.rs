@@ -9,6 +9,7 @@ use tokio::process::Command;
 use super::Failure;
 use super::queue::Message;
 use crate::group::Group;
+use crate::oom_score;
 use crate::run_as::RunAs;
 use crate::systemd;
 
@@ -35,6 +36,7 @@ pub(super) async fn run(command: &[String], run_as: Option<&RunAs>, message: &Me
         .stderr(Stdio::null())
         .process_group(0)
         .kill_on_drop(true);
+    oom_score::reset(command.as_std_mut());
     if let Some(run_as) = run_as {
         run_as.apply(command.as_std_mut());
     }
@@ -70,5 +72,23 @@ fn cannot_start(program: &str, run_as: Option<&RunAs>, error: &io::Error) -> Str
     match run_as {
         None => format!("{program}: {error}"),
         Some(run_as) => format!("{program} as user {:?}: {error}", run_as.name()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::queue::Queue;
+    use super::super::tests::event;
+    use super::*;
+    use crate::oom_score::OtherScore;
+
+    #[tokio::test]
+    async fn it_is_killed_before_the_daemon_when_memory_runs_out() {
+        let _score = OtherScore::set();
+        let mut queue = Queue::default();
+        queue.push(&event(1));
+        let message = queue.pop().expect("it waits");
+        let command = ["/bin/sh", "-c", "test $(cat /proc/self/oom_score_adj) = 0"].map(str::to_owned);
+        run(&command, None, &message).await.expect("the default score");
     }
 }

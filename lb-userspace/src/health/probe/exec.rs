@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use super::{Answer, Deadline, Fault, Job};
 use crate::group::Group;
 use crate::model::Exec;
+use crate::oom_score;
 
 /// Programs of one service at once; more wait their turn. One whose programs hang holds no other up.
 const MOST_OF_A_SERVICE: usize = 32;
@@ -88,6 +89,7 @@ fn start(job: &Job, exec: &Exec) -> Result<Child, Fault> {
             .env("EDGELB_SERVICE", &*subject.service)
             .env("EDGELB_BACKEND", &*subject.backend);
     }
+    oom_score::reset(command.as_std_mut());
     if let Some(user) = &exec.run_as {
         user.apply(command.as_std_mut());
     }

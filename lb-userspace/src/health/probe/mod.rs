@@ -210,4 +210,6 @@ mod tests {
 mod server_tests;
 
 #[cfg(test)]
+mod exec_tests;
+#[cfg(test)]
 mod kinds_tests;
