@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 
 use super::from::Prefix;
-use super::{BackendError, Options, remove, run};
+use super::{BackendError, Options, Removal, remove, run};
 use crate::model::XdpMode;
 
 /// Unwraps tunnelled packets for VIPs, and has the VIPs as addresses of its own, silent to ARP.
@@ -38,6 +38,9 @@ pub struct BackendArgs {
     /// Stop an instance that runs here and undo all that it or a killed one has left; other options do not matter
     #[arg(long)]
     remove: bool,
+    /// With --remove: undo only what a killed instance has left; one that runs here runs on, and nothing is undone
+    #[arg(long, requires = "remove")]
+    left_over: bool,
 }
 
 /// What stands between commas. Empty parts are left out, so that spaces beside the commas do not matter.
@@ -85,7 +88,11 @@ impl BackendArgs {
     /// As [`run`] and [`remove`].
     pub async fn execute(self, object: &[u8]) -> Result<(), BackendError> {
         if self.remove {
-            return remove().await;
+            let scope = match self.left_over {
+                true => Removal::LeftOver,
+                false => Removal::All,
+            };
+            return remove(scope).await;
         }
         run(self.options(), object).await
     }

@@ -100,18 +100,30 @@ pub async fn run(options: Options, object: &[u8]) -> Result<(), BackendError> {
     served.and(undone)
 }
 
-/// Undoes what an instance on this host (in this network namespace) has changed. One that still runs is told to stop, and is
-/// waited for.
+/// What [`remove`] undoes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// Everything: an instance that runs is told to stop, and is waited for.
+    All,
+    /// What a killed instance has left. One that runs keeps all that is there.
+    LeftOver,
+}
+
+/// Undoes what an instance on this host (in this network namespace) has changed.
 ///
 /// # Errors
 ///
 /// [`BackendError::StillRunning`] if it does not stop within 10 seconds; [`BackendError::NotUndone`] if something could not be
 /// restored: it stays on record.
-pub async fn remove() -> Result<(), BackendError> {
+pub async fn remove(removal: Removal) -> Result<(), BackendError> {
     checks::capabilities()?;
-    let claim = match Claim::try_new()? {
-        Claimed::Ours(claim) => claim,
-        Claimed::Theirs { pid } => stop(pid).await?,
+    let claim = match (Claim::try_new()?, removal) {
+        (Claimed::Ours(claim), _) => claim,
+        (Claimed::Theirs { pid }, Removal::All) => stop(pid).await?,
+        (Claimed::Theirs { pid }, Removal::LeftOver) => {
+            output::say!("process {pid} runs here: nothing is undone");
+            return Ok(());
+        }
     };
     let host = Host::connect()?;
     let mut record = claim.load()?;

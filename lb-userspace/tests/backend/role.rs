@@ -252,6 +252,27 @@ fn only_one_runs_and_remove_stops_it() {
 }
 
 #[test]
+fn removing_what_is_left_over_spares_one_that_runs() {
+    let _net = Net::new();
+    let before = host();
+    let role = Role::start(BOTH);
+    let during = host();
+    // As an instance for another interface that cannot start beside this one, and then clears up.
+    let (ended_well, said) = Role::spawn("--remove --left-over").end();
+    assert!(
+        ended_well && said.contains(&format!("process {} runs here", role.pid())),
+        "{said}"
+    );
+    assert_eq!(host(), during);
+    role.signal(Signal::SIGKILL);
+    assert!(!role.end().0);
+    assert_ne!(host(), before);
+    let (ended_well, said) = Role::spawn("--remove --left-over").end();
+    assert!(ended_well, "{said}");
+    assert_eq!(host(), before);
+}
+
+#[test]
 fn leaves_what_others_have_done() {
     let _net = Net::new();
     sh(&format!("ip address add {VIP_V4}/32 dev lo"));
@@ -296,6 +317,7 @@ fn refusals_change_nothing() {
     );
     refused("--interface eth0", "--vip");
     refused("--vip 192.0.2.10", "--interface");
+    refused("--interface eth0 --vip 192.0.2.10 --left-over", "--remove");
     sh("ip link set lo down");
     let (ended_well, said) = Role::spawn(BOTH).end();
     assert!(!ended_well && said.contains("ip link set lo up"), "{said}");
