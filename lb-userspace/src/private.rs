@@ -3,7 +3,7 @@
 //! What a daemon keeps on the disk holds configurations, and these hold secrets.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, DirEntry, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -43,20 +43,27 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
     narrow(path, FOLDER_MODE)
 }
 
-/// Takes the rights of others from a folder and from the files in it.
+/// Takes the rights of others from a folder and from the files in it. Other processes may write there: a file that is gone meanwhile is left out.
 ///
 /// # Errors
 /// If the system refuses.
 pub fn tighten(folder: &Path) -> io::Result<()> {
     narrow(folder, FOLDER_MODE)?;
     for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        // Links are not followed.
-        if entry.file_type()?.is_file() {
-            narrow(&entry.path(), FILE_MODE)?;
+        match tighten_file(&entry?) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            tightened => tightened?,
         }
     }
     Ok(())
+}
+
+fn tighten_file(entry: &DirEntry) -> io::Result<()> {
+    // Links are not followed.
+    if !entry.file_type()?.is_file() {
+        return Ok(());
+    }
+    narrow(&entry.path(), FILE_MODE)
 }
 
 fn narrow(path: &Path, mode: u32) -> io::Result<()> {
@@ -149,6 +156,8 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> ReplaceError 
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -173,6 +182,27 @@ mod tests {
         assert_eq!((mode(&state), mode(&file)), (0o700, 0o600));
         replace(&file, b"2", Durability::Unsynced).expect("written");
         assert_eq!((mode(&file), fs::read(&file).expect("read")), (0o600, b"2".to_vec()));
+    }
+
+    #[test]
+    fn files_that_another_process_renames_meanwhile_are_no_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("record.json");
+        std::thread::scope(|scope| {
+            let neighbour = scope.spawn(|| {
+                let begun = Instant::now();
+                while begun.elapsed() < Duration::from_millis(500) {
+                    replace(&file, b"1", Durability::Unsynced).expect("written");
+                }
+            });
+            while !neighbour.is_finished() {
+                tighten(folder.path()).expect("tightened");
+            }
+        });
+        assert_eq!(mode(&file), 0o600);
+        let gone = folder.path().join("gone");
+        let error = tighten(&gone).expect_err("the folder itself has to be there");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
