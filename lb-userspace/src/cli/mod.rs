@@ -117,9 +117,9 @@ async fn run(arguments: &Arguments, offline: Offline, printer: &Printer) -> Resu
             return Ok(exit_of(&status.detached));
         }
         Verb::Reload => {
+            // Detached interfaces are printed first; but `systemctl reload` is to fail only if the file does not count.
             let report = client.reload().await.map_err(own_file)?;
             printer.print(&report, render::apply)?;
-            return Ok(exit_of(&report.detached));
         }
         Verb::Service(ServiceVerb::List) => printer.print(&client.services().await?, |services, view| {
             render::services(services, view)

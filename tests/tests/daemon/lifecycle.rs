@@ -187,6 +187,11 @@ fn an_interface_that_goes_is_missed_and_gets_the_program_when_it_is_back() -> Re
     site.net.edge.ip("link del eth9")?;
     let gone = status(&edge)?;
     assert_eq!(gone["detached"][0]["interface"], "eth9", "{gone}");
+    let said = format!("{:#}", edge.lbctl(&["status"]).expect_err("an interface is detached"));
+    assert!(said.contains("eth9"), "{said}");
+    // The file is right, and in force.
+    let said = edge.lbctl(&["reload"])?;
+    assert!(said.contains("eth9"), "{said}");
     assert!(site.xdp("eth0")?, "the other one is as it was");
     let target = file.services[0].target()?;
     site.net
