@@ -1,16 +1,18 @@
 //! What a daemon starts with: the file named on the command line, or what was accepted last.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::accepted::{self, Accepted, Choice, FileNow, OnRecord, choose, hash};
 use super::positions;
 use super::state::{self, StateError};
 use crate::api::events::{Cause, EventKind};
 use crate::api::types::Acceptance;
-use crate::config::{self, Errors, Parsed};
+use crate::config::{self, Errors, Parsed, Warning};
 use crate::journal::Note;
+use crate::model::Model;
 use crate::private;
 
 /// The file named on the command line, as it was read at the start.
@@ -37,12 +39,51 @@ impl OwnFile {
 
 /// What the daemon starts with.
 pub(super) struct Chosen {
-    pub(super) parsed: Parsed,
+    pub(super) model: Model,
+    pub(super) about: About,
+    /// What it starts with if this host refuses that.
+    pub(super) fallback: Option<Fallback>,
+}
+
+/// What is to be said of a configuration, and kept.
+pub(super) struct About {
+    pub(super) warnings: Vec<Warning>,
     pub(super) accepted: Accepted,
     /// Why the file does not count, though it should.
     pub(super) problem: Option<String>,
     /// What is to be told.
     pub(super) notes: Vec<Note>,
+}
+
+/// What was accepted last, while the file says something else.
+pub(super) struct Fallback {
+    file: String,
+    last: Accepted,
+    parsed: Parsed,
+}
+
+impl Fallback {
+    /// It is served, as this host refuses the file, which has no error by itself.
+    pub(super) fn instead_of(self, refused: &dyn fmt::Display) -> (Model, About) {
+        let name = &self.file;
+        let why = format!("this host refuses {name}");
+        let cure = format!("mend the file or the host, then `lbctl reload`; the error is: {refused}");
+        self.serve(&why, &cure)
+    }
+
+    fn serve(self, why: &str, cure: &str) -> (Model, About) {
+        let Self { last, parsed, .. } = self;
+        let from = last.file.as_deref().unwrap_or("standard input");
+        let problem = format!("{why}, so what was accepted last is served, from {from}: {cure}");
+        error!("{problem}");
+        let about = About {
+            warnings: parsed.warnings,
+            accepted: last,
+            notes: vec![Note::new(EventKind::ConfigFallback, Cause::File).because(&problem)],
+            problem: Some(problem),
+        };
+        (parsed.model, about)
+    }
 }
 
 /// Carries out what [`choose`] says.
@@ -75,11 +116,6 @@ pub(super) fn choose_at_start(
         Some(applied) => format!("{applied}, which `lbctl apply` brought,"),
         None => "what `lbctl apply` brought from standard input".to_owned(),
     };
-    let mut notes = Vec::new();
-    let mut dropped = |why: String| {
-        warn!("{why}");
-        notes.push(Note::new(EventKind::ConfigDropped, Cause::File).because(why));
-    };
     match (choose(now, on_record), read, last) {
         (Choice::Applied, _, Some((last, Ok(parsed)))) => {
             info!(
@@ -88,65 +124,78 @@ pub(super) fn choose_at_start(
                 applied(&last)
             );
             Ok(Chosen {
-                parsed,
-                accepted: last,
-                problem: None,
-                notes,
+                model: parsed.model,
+                about: About {
+                    warnings: parsed.warnings,
+                    accepted: last,
+                    problem: None,
+                    notes: Vec::new(),
+                },
+                fallback: None,
             })
         }
         (Choice::LastGood, Err(errors), Some((last, Ok(parsed)))) => {
             error!("{name} is not accepted:\n{errors}");
-            let first = errors
-                .as_slice()
-                .first()
-                .map(|first| first.headline().to_string())
-                .unwrap_or_default();
-            let from = last.file.as_deref().unwrap_or("standard input");
-            let problem = format!(
-                "{name} is bad, so what was accepted last is served, from {from}: mend the file, see `lbctl check {name}`, then `lbctl reload`; the first error is {first}"
+            let cure = format!(
+                "mend the file, see `lbctl check {name}`, then `lbctl reload`; the first error is {}",
+                first_of(&errors)
             );
-            error!("{problem}");
-            notes.push(Note::new(EventKind::ConfigFallback, Cause::File).because(&problem));
+            let why = format!("{name} is bad");
+            let file = name;
+            let (model, about) = Fallback { file, last, parsed }.serve(&why, &cure);
             Ok(Chosen {
-                parsed,
-                accepted: last,
-                problem: Some(problem),
-                notes,
+                model,
+                about,
+                fallback: None,
             })
         }
         (choice, Ok(parsed), last) => {
-            match (choice, last) {
-                (Choice::FileChanged, Some((last, _))) => dropped(format!(
+            let dropped = match (choice, &last) {
+                (Choice::FileChanged, Some((last, _))) => Some(format!(
                     "{} is dropped: {name} has changed since, and is in force",
-                    applied(&last)
+                    applied(last)
                 )),
-                (Choice::AppliedRefused, Some((last, Err(errors)))) => dropped(format!(
+                (Choice::AppliedRefused, Some((last, Err(errors)))) => Some(format!(
                     "{} is dropped, as this version does not accept it; {name} is in force: {}",
-                    applied(&last),
-                    errors
-                        .as_slice()
-                        .first()
-                        .map(|first| first.headline().to_string())
-                        .unwrap_or_default(),
+                    applied(last),
+                    first_of(errors),
                 )),
-                _ => {}
-            }
+                _ => None,
+            };
+            let note = |why| Note::new(EventKind::ConfigDropped, Cause::File).because(why);
             let accepted = Accepted {
                 own_file: Some(hash(&bytes)),
                 toml: String::from_utf8_lossy(&bytes).into_owned(),
-                file: Some(name),
+                file: Some(name.clone()),
                 by: Acceptance::Start,
                 accepted_unix_ms: now_unix_ms,
             };
+            let fallback = match last {
+                Some((last, Ok(parsed))) if last.toml != accepted.toml => Some(Fallback {
+                    file: name,
+                    last,
+                    parsed,
+                }),
+                _ => None,
+            };
             Ok(Chosen {
-                parsed,
-                accepted,
-                problem: None,
-                notes,
+                model: parsed.model,
+                about: About {
+                    warnings: parsed.warnings,
+                    accepted,
+                    problem: None,
+                    notes: dropped.into_iter().map(note).collect(),
+                },
+                fallback,
             })
         }
         (_, Err(errors), _) => Err(errors),
     }
+}
+
+fn first_of(errors: &Errors) -> String {
+    let first = errors.as_slice().first();
+    first.map(|first| first.headline().to_string()).unwrap_or_default()
 }
 
 /// What is kept of a daemon, if it can be understood. A file that cannot is moved away, and [`set_aside`] says so: a daemon that does not start
@@ -211,7 +260,7 @@ mod tests {
     }
 
     fn served(chosen: &Chosen) -> &str {
-        &chosen.parsed.model.services[0].name
+        &chosen.model.services[0].name
     }
 
     #[test]
@@ -222,7 +271,7 @@ mod tests {
         let start = |last: Option<Accepted>| choose_at_start(&path, OwnFile::read(&path), last, 5);
         let first = start(None).expect("good");
         assert_eq!(
-            (served(&first), first.accepted.by, &first.problem),
+            (served(&first), first.about.accepted.by, &first.about.problem),
             ("file", Acceptance::Start, &None)
         );
         let applied = Accepted {
@@ -230,34 +279,56 @@ mod tests {
             file: Some("other.toml".into()),
             by: Acceptance::Apply,
             accepted_unix_ms: 7,
-            own_file: first.accepted.own_file,
+            own_file: first.about.accepted.own_file,
         };
         let second = start(Some(applied.clone())).expect("good");
         assert_eq!(
-            (served(&second), second.accepted.clone(), second.notes.len()),
+            (served(&second), second.about.accepted.clone(), second.about.notes.len()),
             ("applied", applied.clone(), 0)
         );
 
         std::fs::write(&path, toml("edited")).expect("written");
         let third = start(Some(applied.clone())).expect("good");
         assert_eq!(
-            (served(&third), third.notes[0].kind),
+            (served(&third), third.about.notes[0].kind),
             ("edited", EventKind::ConfigDropped)
         );
-        assert!(third.notes[0].why.contains("other.toml"), "{}", third.notes[0].why);
+        assert!(
+            third.about.notes[0].why.contains("other.toml"),
+            "{}",
+            third.about.notes[0].why
+        );
+
+        // The last good one is there, should this host refuse what was chosen.
+        assert!(first.fallback.is_none() && second.fallback.is_none());
+        let (model, about) = third.fallback.expect("another text").instead_of(&"no such driver");
+        assert_eq!(
+            (model.services[0].name.as_str(), about.accepted, about.notes[0].kind),
+            ("applied", applied.clone(), EventKind::ConfigFallback)
+        );
+        let said = about.problem.expect("said");
+        assert!(said.contains("refuses") && said.contains("no such driver"), "{said}");
+        let same = Accepted {
+            toml: toml("edited"),
+            by: Acceptance::Reload,
+            ..applied.clone()
+        };
+        assert!(start(Some(same)).expect("good").fallback.is_none());
 
         std::fs::write(&path, &toml("half")[..60]).expect("written");
         let fourth = start(Some(applied.clone())).expect("the last good one");
         assert_eq!(
-            (served(&fourth), fourth.notes[0].kind),
+            (served(&fourth), fourth.about.notes[0].kind),
             ("applied", EventKind::ConfigFallback)
         );
-        assert!(fourth.problem.expect("said").contains("is bad"));
+        assert!(fourth.about.problem.expect("said").contains("is bad"));
         assert!(start(None).is_err());
         let older = Accepted {
             toml: "?".into(),
             ..applied
         };
-        assert!(start(Some(older)).is_err());
+        assert!(start(Some(older.clone())).is_err());
+        std::fs::write(&path, toml("mended")).expect("written");
+        assert!(start(Some(older)).expect("good").fallback.is_none());
     }
 }

@@ -232,10 +232,17 @@ impl Daemon {
         })
     }
 
-    /// Has the configuration in force and its overrides kept again, after another one was refused.
+    /// Keeps the configuration in force and its overrides again, after another one was refused. On the disk before the refusal is answered: a
+    /// daemon that is killed then would start with what was refused, and have no last good one.
     fn keep_as_before(&self) {
-        self.record.save_later(self.accepted.clone());
-        self.store.save_later(self.state.clone());
+        let kept = self
+            .record
+            .save(&self.accepted)
+            .and_then(|()| self.store.save(&self.state));
+        if kept.is_err() {
+            self.record.save_later(self.accepted.clone());
+            self.store.save_later(self.state.clone());
+        }
     }
 
     fn candidate(&self, understood: Understood) -> Result<Candidate, ApiError> {

@@ -8,6 +8,7 @@
 //! | [`accepted`] | the configuration that was accepted last, kept for the next daemon |
 //! | [`trouble`] | what would otherwise be seen only in the log |
 //! | `start` | from the command line to the loop |
+//! | `prepare` | the kernel, brought to what the chosen configuration wants, or to the last good one |
 //! | `ahead` | another configuration is read and its rings are populated, beside the loop |
 //! | `configure` | another configuration: plan, apply, report |
 //! | `paths` | how the probes of each backend travel |
@@ -54,6 +55,7 @@ mod offloads;
 mod operator;
 mod paths;
 pub mod positions;
+mod prepare;
 mod rates;
 mod start;
 pub mod state;

@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use lb_common::map::ServiceKey;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -14,40 +12,36 @@ use tracing::{info, warn};
 use super::accepted::{self, Record};
 use super::ahead::Ahead;
 use super::attached::Attached;
-use super::choice::{self, Chosen, OwnFile};
+use super::choice::{self, About, OwnFile};
 use super::configure::unix_ms;
 use super::fits::Fits;
-use super::kernel::{ControlError, Kernel};
+use super::kernel::ControlError;
 use super::loads::Latencies;
 use super::offloads::{self, Offloads};
 use super::paths::Paths;
 use super::positions::Positions;
+use super::prepare::{self, Prepared};
 use super::rates::Rates;
-use super::state::{self, State, StateError, Store};
-use super::sweep::{Since, Transitions};
+use super::state::{self, StateError, Store};
+use super::sweep::Transitions;
 use super::trouble::{Topic, Troubles};
 use super::wayless::Wayless;
-use super::world::World;
-use super::{Daemon, Event, before, inputs, kernel};
+use super::{Daemon, Event, inputs};
 use crate::alerts::Alerts;
 use crate::api::events::{Cause, EventKind};
 use crate::api::server::{self, Timeouts};
 use crate::api::socket::{self, SocketError};
 use crate::api::types::ConfigSource;
 use crate::bpf::instance::{Instance, InstanceError};
-use crate::bpf::links::AttachError;
 use crate::bpf::rival::{self, Rival};
 use crate::bpf::vanished;
-use crate::config::{Errors, Parsed};
-use crate::health::{self, Checker, FullSize, State as Health, TargetId};
+use crate::config::Errors;
+use crate::health::{self, Checker, FullSize, State as Health};
 use crate::journal::{self, Journal, Note};
 use crate::load::agent::Agents;
-use crate::model::{Backend, Model, Node};
-use crate::netlink::{Answer, NetlinkError, Watcher, all_links};
-use crate::object;
+use crate::model::Backend;
+use crate::netlink::{NetlinkError, all_links};
 use crate::path::{self, PathError};
-use crate::plan::Scope;
-use crate::policy::Change;
 use crate::private::{self, ReplaceError};
 use crate::systemd::Supervisor;
 
@@ -98,9 +92,6 @@ pub enum DaemonError {
     Signals(io::Error),
 }
 
-/// How long the first look-up of all next hops may take.
-const FIRST_WAYS: Duration = Duration::from_secs(3);
-
 /// Balances as `file` says until SIGTERM or SIGINT. The kernel goes on when this returns.
 ///
 /// # Errors
@@ -128,12 +119,30 @@ async fn run_here(file: &Path, socket: &Path, instance: &Instance, own: OwnFile)
     let state = choice::unless_unreadable(store.load(), &state::path_in(&instance.state))?;
     let record = Record::in_folder(&instance.state, troubles.clone());
     let last = choice::unless_unreadable(record.load(), &accepted::path_in(&instance.state))?;
-    let Chosen {
-        parsed: Parsed { model, warnings },
+    let chosen = choice::choose_at_start(file, own, last, unix_ms()).map_err(DaemonError::Config)?;
+    match health::raise_file_limit() {
+        Ok(limit) => info!(limit, "open files"),
+        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
+    }
+
+    let positions = Positions::load(&instance.state, &troubles);
+    let (prepared, about) = prepare::prepare_chosen(instance, chosen, &state, &positions).await?;
+    let Prepared {
+        world,
+        kernel,
+        watcher,
+        ways_sender,
+        ways,
+        generation,
+        changes,
+        moving,
+    } = prepared;
+    let About {
+        warnings,
         accepted,
         problem,
         notes,
-    } = choice::choose_at_start(file, own, last, unix_ms()).map_err(DaemonError::Config)?;
+    } = about;
     for warning in &warnings {
         warn!("{}", warning.headline());
     }
@@ -146,33 +155,8 @@ async fn run_here(file: &Path, socket: &Path, instance: &Instance, own: OwnFile)
     // What was dropped stays a warning until the next configuration.
     let dropped = notes.iter().filter(|note| note.kind == EventKind::ConfigDropped);
     let mut config_warnings: Vec<String> = dropped.map(|note| note.why.clone()).collect();
+    config_warnings.iter().for_each(|why| warn!("{why}"));
     config_warnings.extend(warnings.iter().map(|warning| warning.headline().to_string()));
-    match health::raise_file_limit() {
-        Ok(limit) => info!(limit, "open files"),
-        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
-    }
-
-    let fresh = !kernel::installed(instance);
-    let (ways_sender, ways) = mpsc::channel(64);
-    let positions = Positions::load(&instance.state, &troubles);
-    let prepared = prepare(instance.clone(), fresh, model, &state, &positions, ways_sender.clone()).await;
-    let Prepared {
-        world,
-        kernel,
-        watcher,
-        generation,
-        changes,
-        moving,
-    } = match prepared {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            // Whoever served before goes on; but what never served leaves nothing behind.
-            if fresh && let Err(error) = super::kernel::detach(instance) {
-                warn!(%error, "left behind");
-            }
-            return Err(error);
-        }
-    };
 
     let journal = Journal::open(&instance.state);
     let alerts = match Alerts::start() {
@@ -309,107 +293,6 @@ async fn run_here(file: &Path, socket: &Path, instance: &Instance, own: OwnFile)
 fn trouble(troubles: &Troubles, topic: Topic, line: String) {
     warn!("{line}");
     troubles.set(topic, Some(line));
-}
-
-/// What serves already, before the loop begins.
-struct Prepared {
-    world: World,
-    kernel: Kernel,
-    watcher: Watcher,
-    generation: u64,
-    /// What is not as an earlier daemon left it.
-    changes: Vec<(String, Change)>,
-    /// Since when slots move.
-    moving: Vec<(ServiceKey, Vec<Since>)>,
-}
-
-/// Brings the kernel to what the model wants, from whatever is there.
-async fn prepare(
-    instance: Instance,
-    fresh: bool,
-    model: Model,
-    state: &State,
-    positions: &Positions,
-    ways: mpsc::Sender<Vec<(IpAddr, Answer)>>,
-) -> Result<Prepared, DaemonError> {
-    let mut interfaces = Vec::new();
-    let mut awaited = BTreeSet::new();
-    for name in &model.node.interfaces {
-        offloads::allow(name, model.node.offloads).map_err(DaemonError::Offloads)?;
-        match nix::net::if_::if_nametoindex(name.as_str()) {
-            Ok(index) => interfaces.push(index),
-            // What an earlier daemon installed serves on: the interface may be on its way back.
-            Err(_) if !fresh => drop(awaited.insert(name.clone())),
-            Err(_) => return Err(ControlError::from(AttachError::NoInterface { name: name.clone() }).into()),
-        }
-    }
-    let mut kernel = Kernel::open(object::BALANCE, instance, &model)?;
-    let watcher = Watcher::start(ways, model.node.gateway_mac)?;
-    let mut world = World::new(model, state.overrides.clone());
-    world.interfaces = interfaces;
-    before::resume_leaving(&mut world, &kernel, positions);
-    let moving = before::moving(&world, &kernel, positions);
-    watcher.watch(world.questions());
-    world.note_answers(watcher.resolve_all(FIRST_WAYS).await?);
-    world.own_addresses = watcher.addresses().borrow().clone().unwrap_or_default();
-    let ways = world.chosen_ways();
-    world.set_ways(ways);
-    let served = before::served(&kernel, &world);
-    let now = super::now();
-    let out = before::out(&kernel, &world, now);
-    world.health.extend(served.into_iter().map(|id| (id, Health::Up)));
-    for TargetId { service, backend } in out {
-        world.was_out(&service, &backend, now.instant);
-    }
-    before::resume(&mut world, &kernel, positions, now);
-    let mut changes = world.decide_all(now);
-    let mut wanted = world.wanted_all();
-    let blocked = kernel.allow_redirects(&wanted);
-    if !blocked.is_empty() {
-        for (ifindex, error) in blocked {
-            warn!(ifindex, %error, "no packets can be sent by this interface: backends behind it are out");
-            world.block(ifindex, error.to_string());
-        }
-        changes.extend(world.decide_all(now));
-        wanted = world.wanted_all();
-    }
-    let plan = if kernel.needs_reload(&world.model) {
-        info!("the tables are made anew: other capacities");
-        None
-    } else {
-        match kernel.plan(&wanted, Scope::Everything) {
-            Ok(plan) => Some(plan),
-            // The room that is left is in pieces.
-            Err(error) if kernel.taken_over() => {
-                info!(%error, "the tables are made anew");
-                None
-            }
-            Err(error) => return Err(ControlError::from(error).into()),
-        }
-    };
-    let Node {
-        interfaces, xdp_mode, ..
-    } = &world.model.node;
-    match plan {
-        Some(plan) => {
-            kernel.apply(&plan).map_err(ControlError::from)?;
-            kernel.attach(interfaces, *xdp_mode, &awaited).await?;
-        }
-        None => {
-            // New tables remember no flow.
-            world.dismiss_all();
-            kernel.reload(&world.model, &world.wanted_all(), &awaited).await?;
-        }
-    }
-    let generation = kernel.next_generation().map_err(ControlError::from)?;
-    Ok(Prepared {
-        world,
-        kernel,
-        watcher,
-        generation,
-        changes,
-        moving,
-    })
 }
 
 /// Takes the program off all interfaces of this network namespace and removes its pins and its state.

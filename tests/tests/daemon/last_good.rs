@@ -140,6 +140,70 @@ fn a_bad_file_keeps_nobody_from_starting_and_is_said() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_file_that_the_host_refuses_keeps_nobody_from_starting() -> Result<()> {
+    let site = Site::new(Arms::One, 2)?;
+    let host = &site.net.edge;
+    let mut edge = site.edge(&named("good"))?;
+    let with = |name: &str, interface: &str, more: &str| {
+        let mut file = named(name);
+        file.node = format!("interfaces = [\"eth0\", \"{interface}\"]\nhash_seed = \"0x5eed\"\n{more}");
+        file.to_string()
+    };
+    let record = format!("{}/config.json", state_folder(&site)?);
+    // It is written beside the loop.
+    wait_until("a last good one on record", Duration::from_secs(10), || {
+        Ok(host.run("cat", &[&record]).is_ok())
+    })?;
+    // A driver without native XDP.
+    edge.rewrite(&with("native", "lo", "xdp_mode = \"native\"\n"))?;
+    edge.lbctl(&["reload"]).expect_err("the host refuses it");
+    restart(&mut edge)?;
+    assert_eq!(served(&edge)?, "good");
+    let said = problem(&edge)?.context("a refused file is said")?;
+    for word in ["refuses", "lbd.toml", "interface lo:"] {
+        assert!(said.contains(word), "{said}");
+    }
+    assert!(has_event(&edge, "config_fallback")?);
+    let status = edge.lbctl(&["status"])?;
+    assert!(status.starts_with("CONFIGURATION: "), "{status}");
+    let status = edge.json(&["status"])?;
+    assert!(!status["interfaces"].to_string().contains("\"lo\""), "{status}");
+    assert!(!edge.log().contains("left behind"), "{}", edge.log());
+
+    // After a reboot nothing is installed, and an interface of the edited file is missing.
+    edge.rewrite(&with("missing", "missing0", ""))?;
+    edge.kill()?;
+    let name = state_folder(&site)?.replace("/run/lbd/", "");
+    let pins = format!("/sys/fs/bpf/edgelb/{name}");
+    host.run("rm", &["-r", &pins])?;
+    edge.start_again()?;
+    assert_eq!(served(&edge)?, "good");
+    assert!(problem(&edge)?.context("said")?.contains("missing0"));
+
+    // The first error is the one that counts if the last good one is refused, too; and nothing is left.
+    edge.kill()?;
+    let path = edge.configuration().display().to_string();
+    let lbd = site.programs.lbd.display().to_string();
+    let kept = host.run("cat", &[&record])?;
+    let refused = kept.replace("eth0", "missing1");
+    assert_ne!(kept, refused);
+    host.run("rm", &["-r", &pins])?;
+    host.run("sh", &["-c", &format!("cat > {record} <<'EOF'\n{refused}\nEOF")])?;
+    let said = format!("{:#}", host.run(&lbd, &["run", "--config", &path]).expect_err("both"));
+    assert!(said.contains("exit status: 1") && said.contains("missing0"), "{said}");
+    host.run("ls", &[&pins]).expect_err("nothing is left");
+
+    // The host is mended.
+    host.run(
+        "ip",
+        &["link", "add", "missing0", "type", "veth", "peer", "name", "other0"],
+    )?;
+    edge.start_again()?;
+    assert_eq!((served(&edge)?.as_str(), problem(&edge)?), ("missing", None));
+    Ok(())
+}
+
 fn state_folder(site: &Site) -> Result<String> {
     let found = site.net.edge.run("sh", &["-c", "ls -d /run/lbd/net-*"])?;
     Ok(found.trim().to_owned())
