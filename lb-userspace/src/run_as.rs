@@ -1,9 +1,10 @@
 //! The user that a program of the configuration runs as: its id, its group and its supplementary groups.
 //!
 //! The names are looked up once, when the configuration is read: a service for names that is away later stops no program, and a user
-//! who gets another group has it after the next reload.
+//! who gets another group has it after the next reload. A user that could not be looked up then is looked up whenever its program is to run.
 
 use std::ffi::{CString, NulError};
+use std::hash::{Hash, Hasher};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -37,6 +38,54 @@ pub enum RunAsError {
         /// What the system said.
         source: Errno,
     },
+}
+
+/// A user as a configuration names it, and what the host said of it when the configuration was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedUser {
+    name: String,
+    found: Result<RunAs, RunAsError>,
+}
+
+impl Hash for NamedUser {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // What failed has no hash; the name is enough.
+        self.name.hash(state);
+        self.found.as_ref().ok().hash(state);
+    }
+}
+
+impl NamedUser {
+    /// Looks a user up. It may block: names may come from a server.
+    pub fn look_up(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            found: RunAs::named(name),
+        }
+    }
+
+    /// As the configuration has it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Why no program could run as this user when the configuration was read.
+    pub fn problem(&self) -> Option<&RunAsError> {
+        self.found.as_ref().err()
+    }
+
+    /// The user, who is looked up once more if that has failed before; on another thread, as it may block.
+    ///
+    /// # Errors
+    /// If the host has no such user, or cannot say.
+    pub async fn run_as(&self) -> Result<RunAs, RunAsError> {
+        if let Ok(found) = &self.found {
+            return Ok(found.clone());
+        }
+        let name = self.name.clone();
+        let found = tokio::task::spawn_blocking(move || RunAs::named(&name)).await;
+        found.unwrap_or_else(|_| self.found.clone())
+    }
 }
 
 impl RunAs {

@@ -1,6 +1,6 @@
 //! An alert as a program that is run.
 
-use std::io;
+use std::fmt;
 use std::process::Stdio;
 
 use tokio::io::AsyncWriteExt as _;
@@ -10,12 +10,12 @@ use super::Failure;
 use super::queue::Message;
 use crate::group::Group;
 use crate::oom_score;
-use crate::run_as::RunAs;
+use crate::run_as::NamedUser;
 use crate::systemd;
 
 /// Runs it with the message as one line of JSON on its standard input; done when it exits with 0. Dropped before it has ended, it is killed
 /// with all that it has started.
-pub(super) async fn run(command: &[String], run_as: Option<&RunAs>, message: &Message) -> Result<(), Failure> {
+pub(super) async fn run(command: &[String], run_as: Option<&NamedUser>, message: &Message) -> Result<(), Failure> {
     let [program, arguments @ ..] = command else {
         return Err(Failure::Never("no program".to_owned()));
     };
@@ -37,8 +37,10 @@ pub(super) async fn run(command: &[String], run_as: Option<&RunAs>, message: &Me
         .process_group(0)
         .kill_on_drop(true);
     oom_score::reset(command.as_std_mut());
-    if let Some(run_as) = run_as {
-        run_as.apply(command.as_std_mut());
+    if let Some(user) = run_as {
+        let found = user.run_as().await;
+        let found = found.map_err(|error| Failure::Later(cannot_start(program, run_as, &error)))?;
+        found.apply(command.as_std_mut());
     }
     let mut child = command
         .spawn()
@@ -68,7 +70,7 @@ pub(super) async fn run(command: &[String], run_as: Option<&RunAs>, message: &Me
     }
 }
 
-fn cannot_start(program: &str, run_as: Option<&RunAs>, error: &io::Error) -> String {
+fn cannot_start(program: &str, run_as: Option<&NamedUser>, error: &dyn fmt::Display) -> String {
     match run_as {
         None => format!("{program}: {error}"),
         Some(run_as) => format!("{program} as user {:?}: {error}", run_as.name()),

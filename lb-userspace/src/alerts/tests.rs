@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::*;
 use crate::model::{SecretSource, SmtpTls};
-use crate::run_as::RunAs;
+use crate::run_as::NamedUser;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -446,7 +446,7 @@ fn a_program_runs_as_the_user_that_is_named_and_is_killed_all_the_same() {
         name: "run".into(),
         way: AlertWay::Exec {
             command: vec!["/bin/sh".into(), "-c".into(), script],
-            run_as: Some(RunAs::named("nobody").expect("a user of every host")),
+            run_as: Some(NamedUser::look_up("nobody")),
         },
         timeout: Duration::from_secs(3),
         ..webhook(([127, 0, 0, 1], 1).into())
@@ -488,7 +488,7 @@ fn a_user_who_may_not_run_the_program_is_named() {
         name: "run".into(),
         way: AlertWay::Exec {
             command: vec![program.display().to_string()],
-            run_as: Some(RunAs::named("nobody").expect("a user of every host")),
+            run_as: Some(NamedUser::look_up("nobody")),
         },
         ..webhook(([127, 0, 0, 1], 1).into())
     });
@@ -499,6 +499,27 @@ fn a_user_who_may_not_run_the_program_is_named() {
         .iter()
         .any(|problem| problem.contains("roots as user \"nobody\": Permission denied"))
     {
+        assert!(patience.elapsed() < PATIENCE, "{:?}", alerts.problems());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_user_who_is_unknown_is_named_and_asked_for_again() {
+    let alerts = alerts(Alert {
+        name: "run".into(),
+        way: AlertWay::Exec {
+            command: vec!["/bin/true".into()],
+            run_as: Some(NamedUser::look_up("no-such-user")),
+        },
+        ..webhook(([127, 0, 0, 1], 1).into())
+    });
+    alerts.send(&event(1));
+    let patience = Instant::now();
+    let said = |problem: &String| {
+        problem.contains("/bin/true as user \"no-such-user\": user") && problem.contains("is unknown")
+    };
+    while !alerts.problems().iter().any(said) {
         assert!(patience.elapsed() < PATIENCE, "{:?}", alerts.problems());
         thread::sleep(Duration::from_millis(20));
     }

@@ -16,7 +16,7 @@ use super::suggest::nearest;
 use super::table::{self, At, Key, Reader};
 use crate::api::events::{EventKind, Severity};
 use crate::model::{Alert, AlertWay, Secret, SecretSource, SmtpTls};
-use crate::run_as::RunAs;
+use crate::run_as::NamedUser;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -215,13 +215,16 @@ fn smtp(reader: &Reader<'_>, ca_file: &Key<&str>, found: &mut Findings<'_>) -> O
 fn exec(reader: &Reader<'_>, found: &mut Findings<'_>) -> Option<AlertWay> {
     const WANT: &str = "a list: the program's full path, and its arguments";
     let command = reader.required("command", WANT, found, command);
-    let run_as = reader.key("user", found, run_as);
+    let run_as = reader.key("user", found, named_user);
     Some(AlertWay::Exec {
         command: command.into_value()?,
         run_as: match run_as {
             Key::Absent => None,
             Key::Bad => return None,
-            Key::Typed(at) => Some(at.value),
+            Key::Typed(At { value, span }) => {
+                found.unknown_user(reader.place, span, &value);
+                Some(value)
+            }
         },
     })
 }
@@ -334,8 +337,8 @@ fn mailboxes(value: &Value<'_, '_>) -> Result<Vec<String>, Problem> {
     }
 }
 
-fn run_as(value: &Value<'_, '_>) -> Result<RunAs, Problem> {
-    Ok(RunAs::named(value.string("the name of a user of this host")?)?)
+pub(super) fn named_user(value: &Value<'_, '_>) -> Result<NamedUser, Problem> {
+    value.string("the name of a user of this host").map(NamedUser::look_up)
 }
 
 fn command(value: &Value<'_, '_>) -> Result<Vec<String>, Problem> {

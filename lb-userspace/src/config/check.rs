@@ -4,13 +4,14 @@ use std::path::Path;
 
 use toml::de::DeValue;
 
+use super::alert::named_user;
 use super::findings::{Findings, Span};
 use super::problem::Problem;
 use super::scalar::{ALL_BUILT, Value};
 use super::table::{Key, Reader};
 use crate::health::probe::dns::{RCODES, RECORDS};
 use crate::model::{Check, Dns, Exec, Grpc, Http, Protocol, Statuses, Tls, Udp};
-use crate::run_as::RunAs;
+use crate::run_as::NamedUser;
 
 /// The kind, and the keys that some kinds have.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ pub(super) struct Keys<'r> {
     program: Key<&'r str>,
     args: Key<&'r DeValue<'r>>,
     user: Key<&'r str>,
-    run_as: Option<RunAs>,
+    run_as: Option<NamedUser>,
 }
 
 /// What a probe does.
@@ -103,12 +104,14 @@ pub(super) fn read<'r>(reader: &Reader<'r>, found: &mut Findings<'_>) -> Keys<'r
         program: reader.key("program", found, absolute),
         args: reader.key("args", found, |value| args(value).map(|_| value.toml)),
         user: reader.key("user", found, |value| {
-            let name = value.string("the name of a user of this host")?;
-            run_as = Some(RunAs::named(name)?);
-            Ok(name)
+            run_as = Some(named_user(value)?);
+            value.string("a string")
         }),
         run_as,
     };
+    if let (Some(user), Some(span)) = (&keys.run_as, span(&keys.user)) {
+        found.unknown_user(reader.place, span, user);
+    }
     keys.belong(reader, found);
     keys
 }

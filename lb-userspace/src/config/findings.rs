@@ -12,6 +12,7 @@ use super::Parsed;
 use super::error::{ConfigError, Errors, SOURCE_LEN};
 use super::problem::{Caution, Problem};
 use crate::model::Model;
+use crate::run_as::{NamedUser, RunAsError};
 
 /// A stretch of the file, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub(super) struct Findings<'t> {
     line_starts: OnceCell<Vec<usize>>,
     errors: Vec<Found<Problem>>,
     warnings: Vec<Found<Caution>>,
+    /// Users that this host does not have, or not now.
+    users: Vec<Found<RunAsError>>,
     /// Lines with a syntax error, from 0.
     broken_lines: BTreeSet<usize>,
     /// The first line from which on tables and keys may have been misread.
@@ -65,6 +68,23 @@ struct Found<P> {
     span: Span,
     path: String,
     what: P,
+}
+
+impl<P> Found<P> {
+    fn with<Q>(self, what: impl FnOnce(P) -> Q) -> Found<Q> {
+        let Found { span, path, what: old } = self;
+        let what = what(old);
+        Found { span, path, what }
+    }
+}
+
+/// What becomes of a file whose users this host does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnknownUsers {
+    /// It has an error.
+    Refused,
+    /// It has a warning: the users may come.
+    Awaited,
 }
 
 /// The last place that was turned into a column: the next one on the same line is counted from there, so that a line with a million
@@ -83,6 +103,7 @@ impl<'t> Findings<'t> {
             line_starts: OnceCell::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
+            users: Vec::new(),
             broken_lines: BTreeSet::new(),
             misread_from: None,
         }
@@ -122,6 +143,17 @@ impl<'t> Findings<'t> {
         });
     }
 
+    /// Reports a user who could not be looked up.
+    pub(super) fn unknown_user(&mut self, place: Place<'_>, span: Span, user: &NamedUser) {
+        if let Some(problem) = user.problem() {
+            self.users.push(Found {
+                span,
+                path: place.to_string(),
+                what: problem.clone(),
+            });
+        }
+    }
+
     /// The text of `span`.
     pub(super) fn raw(&self, span: Span) -> &'t str {
         self.text.get(span.start..span.end).unwrap_or_default()
@@ -153,7 +185,12 @@ impl<'t> Findings<'t> {
     }
 
     /// The model, if nothing but warnings was found.
-    pub(super) fn finish(mut self, model: Option<Model>, file: &str) -> Result<Parsed, Errors> {
+    pub(super) fn finish(mut self, model: Option<Model>, file: &str, users: UnknownUsers) -> Result<Parsed, Errors> {
+        let unknown = std::mem::take(&mut self.users).into_iter();
+        match users {
+            UnknownUsers::Refused => self.errors.extend(unknown.map(|found| found.with(Problem::User))),
+            UnknownUsers::Awaited => self.warnings.extend(unknown.map(|found| found.with(Caution::User))),
+        }
         let mut errors = std::mem::take(&mut self.errors);
         errors.retain(|found| self.is_sound(found));
         errors.sort_by_key(|found| (found.span.start, found.span.end));

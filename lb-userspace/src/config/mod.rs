@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use self::findings::{Findings, Place, Span};
+use self::findings::{Findings, Place, Span, UnknownUsers};
 use self::node::Node;
 use self::problem::Problem;
 use self::service::Service;
@@ -107,8 +107,21 @@ pub fn parse_bytes(bytes: &[u8], file_name: &str) -> Result<Parsed, Errors> {
     }
 }
 
+/// As [`parse_bytes`], for a daemon that starts: a user that this host does not have at the moment is a warning, as it may come from a server
+/// that is not up yet, and packets are to be balanced meanwhile.
+pub fn parse_at_start(bytes: &[u8], file_name: &str) -> Result<Parsed, Errors> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => read_text(text, file_name, UnknownUsers::Awaited),
+        Err(error) => Err(Errors::not_utf8(bytes, error.valid_up_to(), file_name)),
+    }
+}
+
 /// Reads a configuration; `file_name` is for the errors only.
 pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Errors> {
+    read_text(text, file_name, UnknownUsers::Refused)
+}
+
+fn read_text(text: &str, file_name: &str, users: UnknownUsers) -> Result<Parsed, Errors> {
     let (root, errors) = DeTable::parse_recoverable(text);
     let mut found = Findings::new(text);
     syntax::report(root.get_ref(), &errors, &mut found);
@@ -123,7 +136,7 @@ pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Errors> {
     } else {
         None
     };
-    found.finish(model, file_name)
+    found.finish(model, file_name, users)
 }
 
 /// What stands at the top; nothing: it is missing or wrong.

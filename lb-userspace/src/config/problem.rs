@@ -156,7 +156,7 @@ pub(super) enum Problem {
         kind: &'static str,
     },
     #[error(transparent)]
-    User(#[from] RunAsError),
+    User(RunAsError),
 }
 
 /// A warning: the file is accepted.
@@ -178,6 +178,8 @@ pub(super) enum Caution {
     NoChecks { key: &'static str },
     #[error("min_healthy {value} is more than the {backends} backends there are: all tiers will always serve")]
     ManyHealthy { value: u32, backends: usize },
+    #[error("{0}; until this host knows it, the program does not run")]
+    User(RunAsError),
     #[error("no backends: the service's packets will be dropped")]
     NoBackends,
     #[error(

@@ -7,6 +7,7 @@ use tracing::{error, info};
 
 use super::accepted::{self, Accepted, Choice, FileNow, OnRecord, choose, hash};
 use super::positions;
+use super::start::DaemonError;
 use super::state::{self, StateError};
 use crate::api::events::{Cause, EventKind};
 use crate::api::types::Acceptance;
@@ -18,7 +19,7 @@ use crate::private;
 /// The file named on the command line, as it was read at the start.
 pub(super) struct OwnFile {
     bytes: Vec<u8>,
-    read: Result<Parsed, Errors>,
+    read: Result<Parsed, DaemonError>,
 }
 
 impl OwnFile {
@@ -26,12 +27,12 @@ impl OwnFile {
     pub(super) fn read(path: &Path) -> Self {
         match config::read(path) {
             Ok(bytes) => Self {
-                read: config::parse_bytes(&bytes, &path.display().to_string()),
+                read: config::parse_at_start(&bytes, &path.display().to_string()).map_err(DaemonError::Config),
                 bytes,
             },
             Err(errors) => Self {
                 bytes: Vec::new(),
-                read: Err(errors),
+                read: Err(DaemonError::Unreadable(errors)),
             },
         }
     }
@@ -95,11 +96,11 @@ pub(super) fn choose_at_start(
     own: OwnFile,
     last: Option<Accepted>,
     now_unix_ms: u64,
-) -> Result<Chosen, Errors> {
+) -> Result<Chosen, DaemonError> {
     let name = file.display().to_string();
     let OwnFile { bytes, read } = own;
     let last = last.map(|last| {
-        let parsed = config::parse(&last.toml, last.file.as_deref().unwrap_or("-"));
+        let parsed = config::parse_at_start(last.toml.as_bytes(), last.file.as_deref().unwrap_or("-"));
         (last, parsed)
     });
     let now = match &read {
@@ -134,7 +135,11 @@ pub(super) fn choose_at_start(
                 fallback: None,
             })
         }
-        (Choice::LastGood, Err(errors), Some((last, Ok(parsed)))) => {
+        (
+            Choice::LastGood,
+            Err(DaemonError::Config(errors) | DaemonError::Unreadable(errors)),
+            Some((last, Ok(parsed))),
+        ) => {
             error!("{name} is not accepted:\n{errors}");
             let cure = format!(
                 "mend the file, see `lbctl check {name}`, then `lbctl reload`; the first error is {}",
@@ -189,7 +194,7 @@ pub(super) fn choose_at_start(
                 fallback,
             })
         }
-        (_, Err(errors), _) => Err(errors),
+        (_, Err(error), _) => Err(error),
     }
 }
 
@@ -330,5 +335,32 @@ mod tests {
         assert!(start(Some(older.clone())).is_err());
         std::fs::write(&path, toml("mended")).expect("written");
         assert!(start(Some(older)).expect("good").fallback.is_none());
+    }
+
+    #[test]
+    fn what_may_come_is_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("edge.toml");
+        let start = |last: Option<Accepted>| choose_at_start(&path, OwnFile::read(&path), last, 5);
+        // It may be on a disk that is not there yet.
+        assert!(matches!(start(None), Err(DaemonError::Unreadable(_))));
+        std::fs::write(&path, "x").expect("written");
+        assert!(matches!(start(None), Err(DaemonError::Config(_))));
+
+        // Users may come from a server that is not up yet, in the file and in what was accepted last.
+        let users = "[service.health]\nkind = \"exec\"\nprogram = \"/bin/true\"\nuser = \"no-such-user\"\n\
+             [[alert]]\nname = \"run\"\nkind = \"exec\"\ncommand = [\"/bin/true\"]\nuser = \"no-such-user\"\n";
+        let text = toml("file") + users;
+        std::fs::write(&path, &text).expect("written");
+        let chosen = start(None).expect("served");
+        let unknown = chosen.about.warnings.iter().filter(|warning| {
+            let said = &warning.problem;
+            said.contains("\"no-such-user\" is unknown") && said.contains("does not run")
+        });
+        assert_eq!((served(&chosen), unknown.count()), ("file", 2));
+        std::fs::write(&path, "x").expect("written");
+        assert_eq!(served(&start(Some(chosen.about.accepted)).expect("served")), "file");
+        // Somebody who applies it is there to correct it.
+        assert_eq!(config::parse(&text, "f").expect_err("refused").as_slice().len(), 2);
     }
 }

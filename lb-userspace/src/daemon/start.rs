@@ -51,6 +51,9 @@ pub enum DaemonError {
     /// The file has errors.
     #[error("{0}")]
     Config(Errors),
+    /// The file cannot be read, which another start may.
+    #[error("{0}")]
+    Unreadable(Errors),
     /// What it runs in is not as it must be.
     #[error(transparent)]
     Instance(#[from] InstanceError),
@@ -119,7 +122,7 @@ async fn run_here(file: &Path, socket: &Path, instance: &Instance, own: OwnFile)
     let state = choice::unless_unreadable(store.load(), &state::path_in(&instance.state))?;
     let record = Record::in_folder(&instance.state, troubles.clone());
     let last = choice::unless_unreadable(record.load(), &accepted::path_in(&instance.state))?;
-    let chosen = choice::choose_at_start(file, own, last, unix_ms()).map_err(DaemonError::Config)?;
+    let chosen = choice::choose_at_start(file, own, last, unix_ms())?;
     match health::raise_file_limit() {
         Ok(limit) => info!(limit, "open files"),
         Err(error) => warn!(%error, "the limit of open files cannot be raised"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::SecretSource;
 use crate::api::events::{EventKind, Severity};
-use crate::run_as::RunAs;
+use crate::run_as::NamedUser;
 
 /// One receiver of alerts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub enum AlertWay {
         /// Program and arguments; at least the program, by its full path.
         command: Vec<String>,
         /// Who it runs as, instead of the daemon's own user.
-        run_as: Option<RunAs>,
+        run_as: Option<NamedUser>,
     },
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::Protocol;
-use crate::run_as::RunAs;
+use crate::run_as::NamedUser;
 
 /// What a probe does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -98,7 +98,7 @@ pub struct Exec {
     /// Its arguments, as they are.
     pub args: Vec<String>,
     /// The user it runs as; nothing: the daemon's own.
-    pub run_as: Option<RunAs>,
+    pub run_as: Option<NamedUser>,
 }
 
 impl Http {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{check, check_warnings};
 use crate::api::events::{EventKind, Severity};
 use crate::model::{Alert, AlertWay, SecretSource, SmtpTls};
-use crate::run_as::RunAs;
+use crate::run_as::NamedUser;
 
 /// A file with these lines, which begin with line 4.
 fn file(lines: &str) -> String {
@@ -50,7 +50,7 @@ fn every_key_reaches_the_model() {
         name: "run".into(),
         way: AlertWay::Exec {
             command: vec!["/bin/true".into(), "-x".into()],
-            run_as: Some(RunAs::named("nobody").expect("a user of every host")),
+            run_as: Some(NamedUser::look_up("nobody")),
         },
         ..hook.clone()
     };

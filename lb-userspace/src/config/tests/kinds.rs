@@ -2,7 +2,7 @@
 
 use super::{check, check_warnings};
 use crate::model::{Check, Dns, Exec, Grpc, Http, Protocol, Statuses, Tls, Udp, Via};
-use crate::run_as::RunAs;
+use crate::run_as::NamedUser;
 
 fn file(protocol: &str, health: &str) -> String {
     format!(
@@ -78,7 +78,7 @@ fn every_kind() {
             Check::Exec(Exec {
                 program: "/bin/true".into(),
                 args: Vec::new(),
-                run_as: Some(RunAs::named("nobody").expect("a user of every host")),
+                run_as: Some(NamedUser::look_up("nobody")),
             }),
         ),
     ] {

@@ -4,7 +4,7 @@
 //! end, but only the beginning is kept, whose first line is shown. When its time is over, its whole process group is killed.
 
 use std::collections::HashMap;
-use std::io;
+use std::fmt;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
@@ -18,6 +18,7 @@ use super::{Answer, Deadline, Fault, Job};
 use crate::group::Group;
 use crate::model::Exec;
 use crate::oom_score;
+use crate::run_as::RunAs;
 
 /// Programs of one service at once; more wait their turn. One whose programs hang holds no other up.
 const MOST_OF_A_SERVICE: usize = 32;
@@ -57,7 +58,15 @@ pub(super) async fn probe(job: &Job, exec: &Exec, deadline: Deadline) -> Result<
         at: Instant::now() + deadline.timeout,
         ..deadline
     };
-    let mut child = start(job, exec)?;
+    let run_as = match &exec.run_as {
+        Some(user) => {
+            let found = deadline.wait("user", user.run_as()).await;
+            let found = found.map_err(|_| cannot_start(exec, &"its user could not be looked up in time"))?;
+            Some(found.map_err(|error| cannot_start(exec, &error))?)
+        }
+        None => None,
+    };
+    let mut child = start(job, exec, run_as.as_ref())?;
     let _group = Group::of(&child);
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let run = async {
@@ -69,7 +78,7 @@ pub(super) async fn probe(job: &Job, exec: &Exec, deadline: Deadline) -> Result<
     judge(status, &first_line(&output))
 }
 
-fn start(job: &Job, exec: &Exec) -> Result<Child, Fault> {
+fn start(job: &Job, exec: &Exec, run_as: Option<&RunAs>) -> Result<Child, Fault> {
     let mut command = Command::new(&exec.program);
     command
         .args(&exec.args)
@@ -90,7 +99,7 @@ fn start(job: &Job, exec: &Exec) -> Result<Child, Fault> {
             .env("EDGELB_BACKEND", &*subject.backend);
     }
     oom_score::reset(command.as_std_mut());
-    if let Some(user) = &exec.run_as {
+    if let Some(user) = run_as {
         user.apply(command.as_std_mut());
     }
     // SAFETY: between fork and exec the closure makes one system call; it allocates nothing and takes no lock.
@@ -98,10 +107,12 @@ fn start(job: &Job, exec: &Exec) -> Result<Child, Fault> {
         // With the daemon its programs end, however it ends. After the user: the kernel forgets this when the user changes.
         command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
     }
-    command.spawn().map_err(|error: io::Error| {
-        let program = exec.program.display();
-        Fault::Own(format!("{program} cannot be started: {error}").to_lowercase().into())
-    })
+    command.spawn().map_err(|error| cannot_start(exec, &error))
+}
+
+fn cannot_start(exec: &Exec, error: &dyn fmt::Display) -> Fault {
+    let program = exec.program.display();
+    Fault::Own(format!("{program} cannot be started: {error}").to_lowercase().into())
 }
 
 /// The beginning of what comes; the rest is read and dropped, so that the program need not wait.

@@ -6,7 +6,7 @@ use super::kinds_tests::{AMPLE, ask, expect};
 use super::*;
 use crate::model::Exec;
 use crate::oom_score::OtherScore;
-use crate::run_as::RunAs;
+use crate::run_as::NamedUser;
 
 fn script(text: &str) -> Check {
     Check::Exec(Exec {
@@ -43,6 +43,13 @@ async fn exec_judges_by_the_exit_code() {
         run_as: None,
     });
     expect(ask(to, missing, AMPLE).await, Outcome::Skipped, "cannot be started");
+    let unknown = Check::Exec(Exec {
+        program: "/bin/true".into(),
+        args: Vec::new(),
+        run_as: Some(NamedUser::look_up("no-such-user")),
+    });
+    let said = "/bin/true cannot be started: user \"no-such-user\" is unknown";
+    expect(ask(to, unknown, AMPLE).await, Outcome::Skipped, said);
 }
 
 #[tokio::test]
@@ -56,7 +63,7 @@ async fn exec_runs_as_its_user_and_is_killed_all_the_same() {
             unreachable!()
         };
         Check::Exec(Exec {
-            run_as: Some(RunAs::named("nobody").expect("a user of every host")),
+            run_as: Some(NamedUser::look_up("nobody")),
             ..exec
         })
     };
