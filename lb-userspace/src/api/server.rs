@@ -28,7 +28,7 @@ use super::call::{Answer, Call};
 use super::connections::{MOST, Place, Places, Watched};
 use super::error::{ApiError, ErrorKind};
 use super::events::EventQuery;
-use super::report::{ApplyReport, BackendChanged, Confirmation, Confirmed};
+use super::report::{BackendChanged, Confirmation, Confirmed};
 use super::response::{Json, status_of};
 use super::room::{Room, Sent, Taken};
 use super::socket::Bound;
@@ -207,6 +207,18 @@ impl Loop {
         self.long(answer, maker).await
     }
 
+    /// What came of a change. That it was made is said come what may; what was wrong with it may be long, and is bounded.
+    async fn changed<T: Serialize>(&self, done: Result<T, ApiError>) -> Result<Response, ApiError> {
+        match done {
+            Ok(done) => Ok(Json(done).into_response()),
+            refused => {
+                let _asking = self.place.asking();
+                let maker = self.room.maker(&self.place).await?;
+                self.long(refused, maker).await
+            }
+        }
+    }
+
     /// An answer that may be long: what stays unread has a bound.
     async fn long<T: Serialize>(
         &self,
@@ -342,17 +354,16 @@ async fn apply(
     State(daemon): State<Loop>,
     query: Result<Query<FileQuery>, QueryRejection>,
     Sent { bytes, room }: Sent,
-) -> Handled<ApplyReport> {
+) -> Result<Response, ApiError> {
     let Query(FileQuery { file }) = query?;
     let toml = text(bytes)?;
-    daemon
-        .change(room, |answer| Call::Apply { toml, file, answer })
-        .await
-        .map(Json)
+    let done = daemon.change(room, |answer| Call::Apply { toml, file, answer }).await;
+    daemon.changed(done).await
 }
 
-async fn reload(State(daemon): State<Loop>) -> Handled<ApplyReport> {
-    daemon.change(None, Call::Reload).await.map(Json)
+async fn reload(State(daemon): State<Loop>) -> Result<Response, ApiError> {
+    let done = daemon.change(None, Call::Reload).await;
+    daemon.changed(done).await
 }
 
 async fn backend(

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
+use super::secrets::without_secrets;
 
 /// One error, or one warning, and where it is.
 ///
@@ -107,6 +108,12 @@ impl Errors {
         Errors(std::iter::once(first).chain(rest).collect())
     }
 
+    /// With a line that says how many there are besides.
+    pub(super) fn and_more(mut self, file: &str, more: usize) -> Self {
+        self.0.extend(Errors::unplaced(file, &Problem::More(more)));
+        self
+    }
+
     /// An error about the file as a whole.
     pub(super) fn unplaced(file: &str, problem: &Problem) -> Self {
         let error = ConfigError {
@@ -136,8 +143,7 @@ impl Errors {
             width: 1,
             path: String::new(),
             problem: Problem::NotUtf8 { byte }.to_string(),
-            source: String::from_utf8_lossy(line)
-                .trim_end_matches('\r')
+            source: without_secrets(String::from_utf8_lossy(line).trim_end_matches('\r'))
                 .chars()
                 .take(SOURCE_LEN)
                 .collect(),

@@ -11,6 +11,7 @@ use std::ops::Range;
 use super::Parsed;
 use super::error::{ConfigError, Errors, SOURCE_LEN};
 use super::problem::{Caution, Problem};
+use super::secrets::without_secrets;
 use crate::model::Model;
 use crate::run_as::{NamedUser, RunAsError};
 
@@ -50,11 +51,18 @@ pub(super) enum Label<'a> {
     Number(usize),
 }
 
+/// Errors that a file's reader is shown; of the others, how many there are.
+pub(super) const MOST_SHOWN: usize = 1_000;
+/// Errors that are kept until they are sorted. They come in nearly the file's order, as table after table is read.
+const MOST_FOUND: usize = 100_000;
+
 /// Collects.
 pub(super) struct Findings<'t> {
     text: &'t str,
     line_starts: OnceCell<Vec<usize>>,
     errors: Vec<Found<Problem>>,
+    /// Errors that were found when there were [`MOST_FOUND`], and are not kept.
+    more: usize,
     warnings: Vec<Found<Caution>>,
     /// Users that this host does not have, or not now.
     users: Vec<Found<RunAsError>>,
@@ -102,6 +110,7 @@ impl<'t> Findings<'t> {
             text,
             line_starts: OnceCell::new(),
             errors: Vec::new(),
+            more: 0,
             warnings: Vec::new(),
             users: Vec::new(),
             broken_lines: BTreeSet::new(),
@@ -128,6 +137,10 @@ impl<'t> Findings<'t> {
     }
 
     pub(super) fn error(&mut self, place: Place<'_>, span: Span, what: Problem) {
+        if self.errors.len() >= MOST_FOUND {
+            self.more += 1;
+            return;
+        }
         self.errors.push(Found {
             span,
             path: place.to_string(),
@@ -164,6 +177,11 @@ impl<'t> Findings<'t> {
         self.line(self.line_index(offset))
     }
 
+    /// Where the line of a byte begins.
+    pub(super) fn line_start(&self, offset: usize) -> usize {
+        self.starts().get(self.line_index(offset)).copied().unwrap_or_default()
+    }
+
     /// The text of `span` as an error may show it: on one line, and not too long.
     pub(super) fn typed(&self, span: Span) -> String {
         const LONGEST: usize = 60;
@@ -196,9 +214,14 @@ impl<'t> Findings<'t> {
         errors.sort_by_key(|found| (found.span.start, found.span.end));
         errors.dedup_by(|a, b| a.span == b.span && a.what == b.what);
         let mut cursor = Cursor::default();
-        let mut errors = errors.iter().map(|found| self.placed(file, found, false, &mut cursor));
+        let more = self.more + errors.len().saturating_sub(MOST_SHOWN);
+        let mut errors = errors
+            .iter()
+            .take(MOST_SHOWN)
+            .map(|found| self.placed(file, found, false, &mut cursor));
         if let Some(first) = errors.next() {
-            return Err(Errors::new(first, errors));
+            let errors = Errors::new(first, errors);
+            return Err(if more > 0 { errors.and_more(file, more) } else { errors });
         }
         let Some(model) = model else {
             return Err(Errors::unplaced(file, &Problem::Unexplained));
@@ -250,7 +273,7 @@ impl<'t> Findings<'t> {
             width: chars(start, found.span.end.min(line_end)).max(1),
             path: found.path.clone(),
             problem: found.what.to_string(),
-            source: without_secrets(source.chars().take(SOURCE_LEN).collect()),
+            source: without_secrets(source).chars().take(SOURCE_LEN).collect(),
             warning,
         }
     }
@@ -307,19 +330,5 @@ impl fmt::Display for Label<'_> {
             Label::Name(name) => write!(f, "\"{name}\""),
             Label::Number(number) => write!(f, "number {number}"),
         }
-    }
-}
-
-/// A line of the file for an error, which goes to logs: what may hold a secret is not in it. An address begins with a scheme; whatever else is
-/// given as `url` counts as one.
-fn without_secrets(line: String) -> String {
-    let scheme = line.find("://").map(|at| at + "://".len());
-    let key = line.match_indices("url").find_map(|(at, word)| {
-        let rest = line.get(at + word.len()..)?.trim_start_matches(['"', '\'', ' ', '\t']);
-        rest.starts_with('=').then(|| line.len() - rest.len() + 1)
-    });
-    match scheme.into_iter().chain(key).min() {
-        Some(at) => format!("{}…", line.get(..at).unwrap_or_default()),
-        None => line,
     }
 }

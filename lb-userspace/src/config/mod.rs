@@ -22,6 +22,7 @@ mod prime;
 mod problem;
 mod report;
 mod scalar;
+mod secrets;
 mod service;
 mod suggest;
 mod syntax;
@@ -50,6 +51,7 @@ pub use self::error::{ConfigError, Errors, SOURCE_LEN, Warning};
 pub use self::exposed::exposed;
 pub use self::prime::{MAX_RING_SIZE, next_prime};
 pub use self::report::{check, finding};
+pub use self::secrets::without_secrets;
 
 /// A ring's slots when a service does not say: the 65,537 of the Maglev paper (NSDI'16).
 pub const DEFAULT_RING_SIZE: u32 = 65_537;
@@ -122,9 +124,14 @@ pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Errors> {
 }
 
 fn read_text(text: &str, file_name: &str, users: UnknownUsers) -> Result<Parsed, Errors> {
+    let (text, is_cut) = syntax::bounded(text);
     let (root, errors) = DeTable::parse_recoverable(text);
     let mut found = Findings::new(text);
     syntax::report(root.get_ref(), &errors, &mut found);
+    drop(errors);
+    if is_cut {
+        syntax::report_cut(text, &mut found);
+    }
     let (node, services, alerts) = read_root(root.get_ref(), &mut found);
     let model = if found.is_whole() {
         meaning::judge(node, services, &mut found).and_then(|model| {

@@ -17,6 +17,8 @@ pub(super) enum Problem {
     NotUtf8 { byte: u8 },
     #[error("not valid TOML: {0}")]
     Syntax(String),
+    #[error("and {0} more errors")]
+    More(usize),
     #[error("refused, and nothing says why: this is a bug in lbd")]
     Unexplained,
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use toml::de::{DeInteger, DeValue};
 
 use super::problem::Problem;
+use super::secrets::{HIDDEN, is_secret};
 use super::suggest::nearest;
 
 /// A value behind a key.
@@ -23,9 +24,6 @@ pub(super) struct NotBuilt {
 
 /// No such words.
 pub(super) const ALL_BUILT: NotBuilt = NotBuilt { words: &[], has: "" };
-
-/// Keys whose values errors do not show.
-const SECRETS: &[&str] = &["url"];
 
 impl<'r> Value<'r, '_> {
     pub(super) fn wrong_type(&self, want: &'static str) -> Problem {
@@ -64,8 +62,8 @@ impl<'r> Value<'r, '_> {
 
     /// The text as typed, for errors; not that of a secret.
     fn shown(&self) -> String {
-        if SECRETS.contains(&self.key) {
-            "(not shown, it may hold a secret)".to_owned()
+        if is_secret(self.key) {
+            HIDDEN.to_owned()
         } else {
             (self.typed)()
         }

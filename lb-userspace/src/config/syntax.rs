@@ -5,11 +5,53 @@ use toml::de::{DeTable, DeValue, Error};
 
 use super::findings::{Findings, Span};
 use super::problem::Problem;
+use super::secrets::{HIDDEN, secret_from};
 
 /// A value that is neither a list nor a table.
 struct Leaf {
     span: Span,
     in_list: bool,
+}
+
+/// A text up to this length is read to its end, in bytes.
+const SHORT: usize = 256 << 10;
+/// The beginning of a longer one, which is read first: nothing more is, if it has [`MANY`] errors.
+const HEAD: usize = 128 << 10;
+const MANY: usize = 1_000;
+/// How far a longer one is read behind its first error: the parser keeps each error, and a million of them is much memory.
+const BEHIND: usize = 64 << 10;
+
+/// The part of a text that is to be read for its errors, and whether that is not all.
+pub(super) fn bounded(text: &str) -> (&str, bool) {
+    if text.len() <= SHORT {
+        return (text, false);
+    }
+    let head = text.as_bytes().get(..HEAD).unwrap_or_default();
+    let head = head.iter().rposition(|&byte| byte == b'\n');
+    let head = head.and_then(|end| text.get(..=end)).unwrap_or_default();
+    // The cut itself makes only a few.
+    if DeTable::parse_recoverable(head).1.len() >= MANY {
+        return (head, true);
+    }
+    // Keeps the first error alone.
+    let Err(error) = DeTable::parse(text) else {
+        return (text, false);
+    };
+    let from = error.span().map_or(0, |span| span.start) + BEHIND;
+    let rest = text.as_bytes().get(from..).unwrap_or_default();
+    match rest.iter().position(|&byte| byte == b'\n') {
+        // The byte before is the end of a line, and so of a character.
+        Some(at) => (text.get(..=from + at).unwrap_or(text), true),
+        None => (text, false),
+    }
+}
+
+/// Says that a text was not read to its end.
+pub(super) fn report_cut(text: &str, found: &mut Findings<'_>) {
+    let start = text.len().saturating_sub(1);
+    let span = Span { start, end: text.len() };
+    let what = "the file is long and has errors, so that what follows is not read";
+    found.misread(span, Problem::Syntax(what.to_owned()));
 }
 
 /// Reports `errors`, after which the parser made `root` of what there was.
@@ -87,7 +129,16 @@ fn report_value(message: &str, error: Span, value: Span, found: &mut Findings<'_
     } else if value.start == value.end {
         found.broken(value, Problem::Syntax("a value is missing".to_owned()));
     } else {
-        let what = format!("{} is neither a number nor text in quotes", found.typed(value));
+        let what = format!("{} is neither a number nor text in quotes", shown(value, found));
         found.broken(value, Problem::Syntax(what));
+    }
+}
+
+/// A value as an error may show it.
+fn shown(value: Span, found: &Findings<'_>) -> String {
+    let (line, start) = (found.line_at(value.start), found.line_start(value.start));
+    match secret_from(line) {
+        Some(at) if start + at < value.end => HIDDEN.to_owned(),
+        _ => found.typed(value),
     }
 }

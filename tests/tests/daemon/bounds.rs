@@ -41,7 +41,9 @@ fn clients_that_hold_connections_send_much_or_read_nothing_are_bounded_and_other
     let site = Site::new(Arms::One, 1)?;
     let edge = with_many_events(&site)?;
     half_open(&edge)?;
-    many_bodies(&edge)?;
+    many_bodies(&edge, "#")?;
+    // Each line is an error.
+    many_bodies(&edge, "x\n")?;
     silent_readers(&edge)?;
     slow_senders(&edge)?;
     slow_readers(&edge)
@@ -95,9 +97,9 @@ fn half_open(edge: &Edge) -> Result<()> {
     Ok(())
 }
 
-fn many_bodies(edge: &Edge) -> Result<()> {
+fn many_bodies(edge: &Edge, part: &str) -> Result<()> {
     let peak = Peak::start(edge)?;
-    let body = Arc::new("#".repeat(BODY));
+    let body = Arc::new(part.repeat(BODY / part.len()));
     let senders: Vec<_> = (0..SENDERS)
         .map(|_| {
             let (api, body) = (edge.api()?, Arc::clone(&body));
@@ -114,7 +116,7 @@ fn many_bodies(edge: &Edge) -> Result<()> {
     let read = statuses.iter().filter(|status| **status == 422).count();
     let grown = peak.end()?;
     println!(
-        "{SENDERS} bodies of {} MiB: {read} read in turn, memory grew by {} MiB, lbctl status answered after {took:?}",
+        "{SENDERS} bodies of {} MiB, {part:?} each: {read} read in turn, memory grew by {} MiB, lbctl status answered after {took:?}",
         BODY / MIB,
         grown / MIB
     );

@@ -2,6 +2,7 @@
 
 use super::{Tone, View, clean};
 use crate::api::report::Finding;
+use crate::config;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +61,8 @@ fn one(file: &str, source: &str, finding: &Finding, severity: Severity, view: &V
 /// The line, and a mark under the column.
 fn excerpt(source: &str, line: u32, column: Option<u32>, tone: Tone, view: &View) -> Option<String> {
     let index = usize::try_from(line.checked_sub(1)?).ok()?;
-    let content = clean(&source.lines().nth(index)?.replace('\t', " "));
+    // It may go to a journal.
+    let content = clean(&config::without_secrets(&source.lines().nth(index)?.replace('\t', " ")));
     let room = view
         .width
         .map_or(usize::MAX, |width| width.saturating_sub("00000 | ".len()).max(20));
@@ -130,6 +132,28 @@ mod tests {
             Some(29),
             &format!("{place}    2 | 192.0.2.300\"  # one th\n      | {}^\n", " ".repeat(21)),
         );
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let view = View {
+            width: Some(80),
+            colour: false,
+            now_unix_ms: 0,
+        };
+        for line in [
+            "url = \"htp://h/T0ken4711\"",
+            "password = \"T0ken4711\"",
+            "url = 'T0ken4711",
+        ] {
+            let finding = Finding {
+                line: Some(1),
+                column: Some(7),
+                message: "wrong".to_owned(),
+            };
+            let text = findings("a.toml", line, &[finding], Severity::Error, &view);
+            assert!(text.contains("    1 | ") && !text.contains("T0ken"), "{text}");
+        }
     }
 
     #[test]

@@ -124,3 +124,33 @@ fn what_is_wrong_is_named() {
         &["8:1: alert \"hook\": user is only for kind = \"smtp\" or \"exec\""],
     );
 }
+
+#[test]
+fn secrets_in_wrong_places_are_not_shown() {
+    let alerts = |lines: &str| {
+        format!(
+            "{}[[alert]]\nname = \"r\"\nkind = \"webhook\"\n{lines}\n",
+            "[node]\ninterfaces = [\"lo\"]\nhash_seed = 1\n"
+        )
+    };
+    for line in [
+        "password_file = \"T0ken\"",
+        "url_file = \"T0ken\"",
+        "url_file = 4711 # T0ken",
+        "url = https://ntfy.sh/T0ken",
+        "url = T0ken",
+        "password = \"T0ken\"",
+        "url = \"T0ken",
+        "x = https://ntfy.sh/T0ken",
+        "\"url\" = [\"T0ken\"]",
+    ] {
+        for text in [
+            alerts(line).into_bytes(),
+            [alerts(line).as_bytes(), b"\xff"].concat(),
+            [line.as_bytes(), b"\xff"].concat(),
+        ] {
+            let errors = crate::config::parse_bytes(&text, "f").expect_err(line);
+            assert!(!errors.to_string().contains("T0ken"), "{errors}");
+        }
+    }
+}
