@@ -13,10 +13,14 @@ use crate::model::{Backend, Failback, Service, identity};
 use crate::plan::layout::Layout;
 use crate::policy::Now;
 
-/// Who served in the tables that were taken over.
-pub(super) fn served(kernel: &Kernel, world: &World) -> BTreeSet<TargetId> {
-    if !kernel.taken_over() {
+/// Who served in the tables that were taken over; in those of another version, which cannot be, whoever was not down. `fresh`: nothing was
+/// installed.
+pub(super) fn served(kernel: &Kernel, world: &World, positions: &Positions, fresh: bool) -> BTreeSet<TargetId> {
+    if fresh {
         return BTreeSet::new();
+    }
+    if !kernel.taken_over() {
+        return world.assumed_up(positions.kept());
     }
     let layout = kernel.layout();
     let mut served = BTreeSet::new();

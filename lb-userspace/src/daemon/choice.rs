@@ -198,6 +198,16 @@ pub(super) fn choose_at_start(
     }
 }
 
+/// Says that what an earlier version kept as applied does not count.
+pub(super) fn old_applied(file: &Path) -> Note {
+    let file = file.display();
+    let why = format!(
+        "what `lbctl apply` brought to an earlier version of lbd is dropped, as this version does not read its record; \
+         {file} is in force: apply again what is to differ from it"
+    );
+    Note::new(EventKind::ConfigDropped, Cause::File).because(why)
+}
+
 fn first_of(errors: &Errors) -> String {
     let first = errors.as_slice().first();
     first.map(|first| first.headline().to_string()).unwrap_or_default()

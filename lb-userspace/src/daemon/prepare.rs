@@ -116,7 +116,7 @@ async fn prepare(
     world.own_addresses = watcher.addresses().borrow().clone().unwrap_or_default();
     let ways = world.chosen_ways();
     world.set_ways(ways);
-    let served = before::served(&kernel, &world);
+    let served = before::served(&kernel, &world, positions, fresh);
     let now = super::now();
     let out = before::out(&kernel, &world, now);
     world.health.extend(served.into_iter().map(|id| (id, Health::Up)));

@@ -119,7 +119,8 @@ async fn run_here(file: &Path, socket: &Path, instance: &Instance, own: OwnFile)
     let troubles = Troubles::default();
     let bound = socket::bind(socket)?;
     let store = Store::in_folder(&instance.state, troubles.clone());
-    let state = choice::unless_unreadable(store.load(), &state::path_in(&instance.state))?;
+    let state::Loaded { state, has_applied } =
+        choice::unless_unreadable(store.load(), &state::path_in(&instance.state))?;
     let record = Record::in_folder(&instance.state, troubles.clone());
     let last = choice::unless_unreadable(record.load(), &accepted::path_in(&instance.state))?;
     let chosen = choice::choose_at_start(file, own, last, unix_ms())?;
@@ -129,7 +130,7 @@ async fn run_here(file: &Path, socket: &Path, instance: &Instance, own: OwnFile)
     }
 
     let positions = Positions::load(&instance.state, &troubles);
-    let (prepared, about) = prepare::prepare_chosen(instance, chosen, &state, &positions).await?;
+    let (prepared, mut about) = prepare::prepare_chosen(instance, chosen, &state, &positions).await?;
     let Prepared {
         world,
         kernel,
@@ -140,6 +141,9 @@ async fn run_here(file: &Path, socket: &Path, instance: &Instance, own: OwnFile)
         changes,
         moving,
     } = prepared;
+    if has_applied {
+        about.notes.push(choice::old_applied(file));
+    }
     let About {
         warnings,
         accepted,

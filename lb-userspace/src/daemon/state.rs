@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::error;
@@ -41,6 +42,24 @@ pub enum StateError {
 pub struct State {
     /// The operator's overrides: service, backend.
     pub overrides: BTreeMap<String, BTreeMap<String, Override>>,
+}
+
+/// As files have it: earlier versions kept there what `lbctl apply` had brought last.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    overrides: BTreeMap<String, BTreeMap<String, Override>>,
+    #[serde(default)]
+    applied: Option<IgnoredAny>,
+}
+
+/// What is read of a state's file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loaded {
+    /// The state.
+    pub state: State,
+    /// The file has an applied configuration of an earlier version, which does not count.
+    pub has_applied: bool,
 }
 
 /// What an operator has set differently from the file.
@@ -106,10 +125,10 @@ impl Store {
     ///
     /// # Errors
     /// If there is a file and it cannot be read.
-    pub fn load(&self) -> Result<State, StateError> {
+    pub fn load(&self) -> Result<Loaded, StateError> {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::default()),
             Err(source) => {
                 return Err(ReplaceError {
                     action: "read",
@@ -119,9 +138,15 @@ impl Store {
                 .into());
             }
         };
-        serde_json::from_slice(&bytes).map_err(|problem| StateError::Unreadable {
+        let kept: Kept = serde_json::from_slice(&bytes).map_err(|problem| StateError::Unreadable {
             path: self.path.clone(),
             problem,
+        })?;
+        Ok(Loaded {
+            state: State {
+                overrides: kept.overrides,
+            },
+            has_applied: kept.applied.is_some(),
         })
     }
 
@@ -180,15 +205,15 @@ mod tests {
     fn what_is_saved_is_loaded_and_half_a_file_changes_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::in_folder(folder.path(), Troubles::default());
-        assert_eq!(store.load().expect("no file is no state"), State::default());
+        assert_eq!(store.load().expect("no file is no state").state, State::default());
         store.save(&state()).expect("saved");
         fs::write(folder.path().join("state.json.new"), "{ \"appl").expect("written");
-        assert_eq!(store.load().expect("loaded"), state());
+        assert_eq!(store.load().expect("loaded").state, state());
         private::remove(&path_in(folder.path())).expect("removed");
-        assert_eq!(store.load().expect("loaded"), State::default());
+        assert_eq!(store.load().expect("loaded").state, State::default());
         store.save_later(state());
         store.finish();
-        assert_eq!(store.load().expect("loaded"), state());
+        assert_eq!(store.load().expect("loaded").state, state());
     }
 
     #[test]
@@ -199,7 +224,22 @@ mod tests {
         fs::create_dir(folder.path().join("state.json.new")).expect("a folder in the way");
         let error = store.save(&State::default()).expect_err("a folder is in the way");
         assert!(error.to_string().starts_with("cannot write "), "{error}");
-        assert_eq!(store.load().expect("loaded"), state());
+        assert_eq!(store.load().expect("loaded").state, state());
+    }
+
+    #[test]
+    fn the_overrides_of_an_earlier_version_count() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::in_folder(folder.path(), Troubles::default());
+        let overrides = serde_json::to_string(&state().overrides).expect("JSON");
+        for (applied, has_applied) in [("null", false), ("{\"toml\": \"x\", \"file\": null}", true)] {
+            let text = format!("{{\"applied\": {applied}, \"overrides\": {overrides}}}");
+            fs::write(path_in(folder.path()), text).expect("written");
+            let loaded = store.load().expect("loaded");
+            assert_eq!((loaded.state, loaded.has_applied), (state(), has_applied), "{applied}");
+        }
+        fs::write(path_in(folder.path()), "{\"overrides\": {}, \"other\": 1}").expect("written");
+        assert!(store.load().is_err());
     }
 
     #[test]

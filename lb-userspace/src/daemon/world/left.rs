@@ -1,6 +1,6 @@
 //! What a daemon leaves the next one, besides what the tables tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -115,6 +115,22 @@ impl World {
         self.leaving.insert(key, leaving);
     }
 
+    /// Backends that count as up until their checks say otherwise, where an earlier daemon's tables serve and cannot be read: all that it did
+    /// not leave as down. Packets would find no backend until the first checks have passed.
+    pub fn assumed_up(&self, left: &BTreeMap<String, Left>) -> BTreeSet<TargetId> {
+        let of_service = |service: &Service| {
+            let left = left.get(&service.name);
+            let known = |backend: &Backend| left.and_then(|left| left.backends.get(&backend.name));
+            let down =
+                |backend: &Backend| known(backend).is_some_and(|known| known.down && known.address == backend.address);
+            let up = service.backends.iter().filter(|backend| !down(backend));
+            up.map(|backend| TargetId::new(&service.name, &backend.name))
+                .collect::<Vec<_>>()
+        };
+        let checked = self.model.services.iter().filter(|service| service.health.is_some());
+        checked.flat_map(of_service).collect()
+    }
+
     /// Takes over what an earlier daemon left of a service; `had` says who had slots.
     pub fn resume(&mut self, name: &str, left: &Left, had: impl Fn(&str) -> bool, now: Now) {
         let Some(service) = self.model.services.iter().find(|service| service.name == name) else {
@@ -190,6 +206,29 @@ mod tests {
         // The tables are newer than the file.
         let (second, _) = next(&first, "", &[1, 2, 3], now);
         assert_eq!(second.health.get(&id(1)), Some(&Health::Up));
+    }
+
+    #[test]
+    fn where_tables_cannot_be_read_who_was_not_down_is_up() {
+        let (mut first, now) = world("", 3);
+        first.health.insert(id(1), Health::Down);
+        first.decide("web", now);
+        let left = first.left(|_| false, now);
+        let (mut second, _) = world("", 3);
+        second.machines.clear();
+        second.health.clear();
+        let up = second.assumed_up(&left);
+        assert_eq!(up, [id(2), id(3)].into());
+        second.health.extend(up.into_iter().map(|id| (id, Health::Up)));
+        second.resume("web", &left["web"], |_| false, now);
+        second.decide_all(now);
+        let service = second.service("web").expect("there");
+        let shares: Vec<bool> = ["b1", "b2", "b3"]
+            .iter()
+            .map(|name| second.decision(service, name).expect("decided").fraction > 0)
+            .collect();
+        assert_eq!(shares, [false, true, true]);
+        assert_eq!(second.assumed_up(&BTreeMap::new()).len(), 3);
     }
 
     #[test]
