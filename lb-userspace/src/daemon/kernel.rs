@@ -238,13 +238,15 @@ impl Kernel {
         Ok(())
     }
 
-    /// Takes note of what the host's own addresses are on the interfaces that the program is on.
+    /// Takes note of what the host's own addresses are on the interfaces that the program is on: also on those where an earlier daemon put it,
+    /// and which are not known by a configured name. The program goes on there.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn set_own_addresses<'a>(&mut self, links: impl IntoIterator<Item = &'a OwnLink>) -> Result<(), KernelError> {
-        let own = own_addresses(links, &self.indices());
-        self.balancer.set_own_addresses(&own)
+    /// The kernel's, or the pins cannot be listed.
+    pub fn set_own_addresses<'a>(&mut self, links: impl IntoIterator<Item = &'a OwnLink>) -> Result<(), ControlError> {
+        let mut indices = links::pinned(&self.instance.pins)?;
+        indices.extend(self.indices());
+        Ok(self.balancer.set_own_addresses(&own_addresses(links, &indices))?)
     }
 
     /// Forgets that packets may leave by interfaces: the kernel strikes an interface out when it is removed, or moved to another network
@@ -286,7 +288,8 @@ impl Kernel {
     /// If it does not take it.
     pub async fn attach_again(&mut self, name: &str, mode: XdpMode, interfaces: &[String]) -> Result<(), ControlError> {
         let present = link_by_name(name).await.ok().and_then(|link| link.xdp);
-        let mut indices = self.indices();
+        let mut indices = links::pinned(&self.instance.pins)?;
+        indices.extend(self.indices());
         indices.extend(nix::net::if_::if_nametoindex(name).ok());
         let links = own_links().await?;
         self.balancer.set_own_addresses(&own_addresses(&links, &indices))?;

@@ -141,3 +141,31 @@ fn an_interface_that_is_renamed_is_served_and_it_is_said() -> Result<()> {
     ensure!(!status.contains("wan0"), "{status}");
     edge.stop()
 }
+
+#[test]
+fn an_interface_that_was_renamed_is_served_on_by_the_next_daemon() -> Result<()> {
+    let site = Site::new(None)?;
+    let mut edge = site.edge()?;
+    for command in ["link set eth0 down", "link set eth0 name wan0", "link set wan0 up"] {
+        site.net.edge.ip(command)?;
+    }
+    site.wait_answer(&edge)?;
+    edge.kill()?;
+    let mut command = site.net.edge.command(&site.programs.lbd);
+    command.arg("run").arg("--config").arg(edge.configuration());
+    let mut next = site.net.edge.spawn(command, &site.scratch.path().join("next.log"))?;
+    wait_until("it to say what it misses", PATIENCE, || {
+        next.check()?;
+        Ok(next.log().contains("the program is not on this interface"))
+    })?;
+    // Each list of interfaces is taken in by then, and another one comes.
+    site.net.edge.ip("link set eth1 alias again")?;
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(site.answered(20)? == 20, "{}", next.log());
+    // An interface that comes and goes changes nothing for it.
+    site.net.edge.ip("link add other0 type veth peer name other1")?;
+    site.net.edge.ip("link del other0")?;
+    std::thread::sleep(Duration::from_secs(1));
+    ensure!(site.answered(20)? == 20, "{}", next.log());
+    Ok(())
+}
