@@ -5,7 +5,7 @@
 //! receives such a frame twice, and must forward it once.
 //!
 //! Userspace keeps every own address in a hash map ([`LocalMac`] is the key), which the slow path asks. The fast path compares words of
-//! an array. The first is [`only`]: where the program is on one interface, which is the rule, no packet needs to look further. Then
+//! an array. The first is [`only`]: where the program is on one interface, which is the rule, or on a bond, no packet needs to look further. Then
 //! each pair of address and interface has one [`place`], and place and word together name the pair without doubt. Of two pairs
 //! with one place, the other is found by the slow path.
 
@@ -13,7 +13,7 @@ use bytemuck::{Pod, Zeroable};
 
 /// Words of the array: [`only`], and as many places as [`place`] gives.
 pub const WORDS: u32 = 1 + (1 << 16);
-/// The array's first word if the program is on several interfaces or none: no [`only`] is odd.
+/// The array's first word if no address is one on every interface that the program is on: no [`only`] is odd.
 pub const NOT_ONLY: u64 = 1;
 
 /// An address of this host's on an interface.
@@ -48,7 +48,7 @@ impl LocalMac {
     }
 }
 
-/// The array's first word, if the program is on one interface alone and this is that interface's own address.
+/// The array's first word, if this is the host's own address on every interface that the program is on.
 ///
 /// `head` are the frame's first 8 bytes, the first in the lowest bits; the last two of them do not matter.
 #[inline(always)]

@@ -268,6 +268,53 @@ fn a_balancer_with_two_interfaces_on_one_link_forwards_once() -> Result<()> {
     Ok(())
 }
 
+/// A bond's ports run its native program, which then sees the port's index. What is forwarded leaves by the bond.
+#[test]
+fn a_balancer_on_a_bond_forwards_what_comes_by_its_ports() -> Result<()> {
+    let mut link = Link::new(1)?;
+    let host = &link.edges[0].host;
+    if host
+        .ip("link add bond0 type bond mode active-backup miimon 100")
+        .is_err()
+    {
+        println!("skipped: this kernel has no bonds");
+        return Ok(());
+    }
+    for command in [
+        "link set eth0 down",
+        "addr flush dev eth0",
+        "link set eth0 master bond0",
+        "link set bond0 up",
+        "addr add 10.0.0.11/24 dev bond0",
+    ] {
+        host.ip(command)?;
+    }
+    link.start(1, "\"bond0\"", "10.0.0.3")?;
+    let host = &link.edges[0].host;
+    // Of a port, the kernel does not show it.
+    let bond = host.ip("link show bond0")?;
+    ensure!(
+        bond.contains(" xdp ") || bond.contains("prog/xdp"),
+        "no program: {bond}"
+    );
+    ensure!(!bond.contains("xdpgeneric"), "the ports do not run it: {bond}");
+    let own = mac(host, "bond0")?;
+    let server = link.sink.enter(|| UdpSocket::bind((VIP, 53)))??;
+    server.set_read_timeout(Some(PATIENCE))?;
+    link.aim_at(&own)?;
+    link.send(40, 64, AT_ONCE, |_| Ok(()))?;
+    assert_eq!(link.forwarded()?, [40]);
+    for number in 0..40 {
+        server
+            .recv(&mut [0; 100])
+            .with_context(|| format!("packet {number} does not arrive"))?;
+    }
+    link.aim_at("02:00:00:00:77:77")?;
+    link.send(10, 64, AT_ONCE, |_| Ok(()))?;
+    assert_eq!(link.forwarded()?, [40], "a neighbour's frames are not this host's");
+    Ok(())
+}
+
 #[test]
 fn balancers_that_are_each_others_backend_end_a_packet() -> Result<()> {
     let mut link = Link::new(2)?;

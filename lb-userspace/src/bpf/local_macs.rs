@@ -99,9 +99,15 @@ fn ranked(own: &OwnAddresses) -> impl Iterator<Item = LocalMac> {
 }
 
 /// What stands in the array's first word and in each place that is not free: of those that have one place, the first in rank.
+///
+/// The first word is the first address that is one on every interface, as a bond's is on all its ports.
 fn places(own: &OwnAddresses) -> BTreeMap<u64, u64> {
-    let one_interface = own.len() == 1;
-    let first = ranked(own).next().filter(|_| one_interface);
+    let everywhere = |key: &LocalMac| {
+        let is_on =
+            |(ifindex, macs): (&u32, &Vec<Mac>)| macs.iter().any(|mac| LocalMac::new(*mac, *ifindex).mac == key.mac);
+        own.iter().all(is_on)
+    };
+    let first = ranked(own).find(everywhere);
     let mut placed = BTreeMap::from([(0, first.map_or(NOT_ONLY, |key| only(key.mac)))]);
     for key in ranked(own) {
         let (at, word) = place(key.mac, key.ifindex);
@@ -141,6 +147,9 @@ mod tests {
         assert_eq!(place(LocalMac::new(second, 6).mac, 6).0, at);
         assert_eq!(places(&own)[&at], word);
         assert_eq!(places(&own)[&0], NOT_ONLY, "there are two interfaces");
+        // A bond's address is one on all its ports.
+        let own = OwnAddresses::from([(5, vec![second, OWN]), (6, vec![OWN]), (7, vec![OWN])]);
+        assert_eq!(places(&own)[&0], only(LocalMac::new(OWN, 7).mac));
         assert_eq!(places(&OwnAddresses::new()), BTreeMap::from([(0, NOT_ONLY)]));
     }
 

@@ -66,7 +66,7 @@ pub use address::{Addresses, OwnAddress};
 pub use error::{NetlinkError, Refusal, Unreachable};
 pub use link::{Link, XdpAttachment, XdpState, all_links, link_by_name, local_addresses};
 pub use links::{LinkChanges, LinkTable};
-pub use own::{OwnLink, own_addresses, own_links};
+pub use own::{OwnLink, own_addresses, own_links, ports};
 pub use watcher::Watcher;
 
 /// The way to one address: what the Ethernet header of a packet to it needs.

@@ -3,6 +3,9 @@
 //! Frames that arrive by an interface are for this host if they are addressed to the interface itself; to the bond, team or bridge that it is
 //! a port of; or to a macvlan (as keepalived makes them for VRRP's addresses) or VLAN device on any of these, in this network namespace. A
 //! macvlan that was given to a container is that one's, and a macvtap is a virtual machine's.
+//!
+//! A bond runs its native program on its ports (Linux 5.15), and Hyper-V's network adapter on its virtual function. There the program sees the
+//! port's index, so each port has a set of its own beside the interface that was named.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,8 +30,10 @@ pub struct OwnLink {
 /// What kind of interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A bond, team or bridge: its ports take in its frames.
+    /// A team or bridge: its ports take in its frames.
     Aggregate,
+    /// A bond, or hardware's interface with a port, as Hyper-V's: besides, its ports run its program.
+    Bond,
     /// A macvlan or VLAN device: the interface that it stands on takes in its frames.
     Upper,
     Other,
@@ -42,13 +47,35 @@ pub async fn own_links() -> Result<Vec<OwnLink>, NetlinkError> {
     Ok(all_links().await?.into_iter().map(|link| link.own).collect())
 }
 
-/// The host's own addresses on each of these interfaces, the interface's own first.
+/// The host's own addresses on each of these interfaces that is there, the interface's own first; and on each port that runs the program of one.
 pub fn own_addresses<'a>(links: impl IntoIterator<Item = &'a OwnLink>, interfaces: &[u32]) -> BTreeMap<u32, Vec<Mac>> {
     let links: Vec<&OwnLink> = links.into_iter().collect();
-    interfaces
+    let mut own = BTreeMap::new();
+    for link in links.iter().filter(|link| interfaces.contains(&link.ifindex)) {
+        let mut addresses = addresses_of(&links, link.ifindex);
+        for port in running_ports(&links, link.ifindex) {
+            own.insert(port.ifindex, addresses_of(&links, port.ifindex));
+            // A generic program sees what a port took in with the port's own address.
+            addresses.extend(port.mac.filter(|mac| !addresses.contains(mac)));
+        }
+        own.insert(link.ifindex, addresses);
+    }
+    own
+}
+
+/// Indices of the ports that run the program of an interface.
+pub fn ports<'a>(links: impl IntoIterator<Item = &'a OwnLink>, ifindex: u32) -> Vec<u32> {
+    let links: Vec<&OwnLink> = links.into_iter().collect();
+    running_ports(&links, ifindex).map(|port| port.ifindex).collect()
+}
+
+fn running_ports<'a>(links: &[&'a OwnLink], ifindex: u32) -> impl Iterator<Item = &'a OwnLink> {
+    let is_bond = |link: &&&OwnLink| link.ifindex == ifindex && link.kind == Kind::Bond;
+    let bond = links.iter().find(is_bond).map(|link| link.ifindex);
+    links
         .iter()
-        .map(|ifindex| (*ifindex, addresses_of(&links, *ifindex)))
-        .collect()
+        .copied()
+        .filter(move |link| bond.is_some() && link.master == bond)
 }
 
 fn addresses_of(links: &[&OwnLink], ifindex: u32) -> Vec<Mac> {
@@ -62,7 +89,7 @@ fn addresses_of(links: &[&OwnLink], ifindex: u32) -> Vec<Mac> {
             macs.push(mac);
         }
         let is_above = |other: &&&OwnLink| match other.kind {
-            Kind::Aggregate => link.is_some_and(|link| link.master == Some(other.ifindex)),
+            Kind::Aggregate | Kind::Bond => link.is_some_and(|link| link.master == Some(other.ifindex)),
             Kind::Upper => other.lower == Some(index),
             Kind::Other => false,
         };
@@ -81,7 +108,8 @@ impl OwnLink {
         let mut link = Self {
             ifindex: message.header.index,
             mac: None,
-            kind: Kind::Other,
+            // Without any information, hardware's.
+            kind: Kind::Bond,
             master: None,
             lower: None,
         };
@@ -112,7 +140,9 @@ fn kind(infos: &[LinkInfo]) -> Kind {
         _ => None,
     });
     match kind {
-        Some(InfoKind::Bond | InfoKind::Bridge | InfoKind::Team) => Kind::Aggregate,
+        Some(InfoKind::Bridge | InfoKind::Team) => Kind::Aggregate,
+        // Hardware's interfaces have no kind.
+        Some(InfoKind::Bond) | None => Kind::Bond,
         Some(InfoKind::MacVlan | InfoKind::Vlan) => Kind::Upper,
         _ => Kind::Other,
     }
@@ -140,7 +170,7 @@ mod tests {
     fn check(messages: &[LinkMessage], ifindex: u32, expected: &[u8]) {
         let links: Vec<OwnLink> = messages.iter().map(OwnLink::from_message).collect();
         let own = own_addresses(&links, &[ifindex]);
-        let mut found: Vec<u8> = own[&ifindex].iter().map(|mac| mac[5]).collect();
+        let mut found: Vec<u8> = own.get(&ifindex).into_iter().flatten().map(|mac| mac[5]).collect();
         assert_eq!(found.first(), expected.first(), "the interface's own is the first");
         found.sort_unstable();
         assert_eq!(found, expected);
@@ -220,5 +250,41 @@ mod tests {
             message(11, 2, Some(InfoKind::Vlan), &[Link(10)]),
         ];
         check(&links, 2, &[2]);
+    }
+
+    /// All sets, by their last bytes.
+    fn sets(messages: &[LinkMessage], interfaces: &[u32]) -> Vec<(u32, Vec<u8>)> {
+        let links: Vec<OwnLink> = messages.iter().map(OwnLink::from_message).collect();
+        let last = |macs: Vec<Mac>| macs.iter().map(|mac| mac[5]).collect();
+        let own = own_addresses(&links, interfaces).into_iter();
+        own.map(|(ifindex, macs)| (ifindex, last(macs))).collect()
+    }
+
+    #[test]
+    fn a_bond_s_ports_run_its_program_and_a_bridge_s_do_not() {
+        use LinkAttribute::{Controller, Link};
+        let bond = |kind| {
+            [
+                message(2, 10, Some(InfoKind::Veth), &[Controller(10)]),
+                message(3, 3, None, &[Controller(10)]),
+                message(4, 4, None, &[]),
+                message(10, 10, kind, &[]),
+                message(12, 12, Some(InfoKind::Vlan), &[Link(10)]),
+            ]
+        };
+        let expected = [(2, vec![10, 12]), (3, vec![3, 10, 12]), (10, vec![10, 12, 3])];
+        assert_eq!(sets(&bond(Some(InfoKind::Bond)), &[10]), expected);
+        // Hyper-V's interface has a virtual function as its port, and no kind.
+        assert_eq!(sets(&bond(None), &[10]), expected);
+        let alone = sets(&bond(Some(InfoKind::Bond)), &[10, 4]);
+        assert_eq!(alone[2], (4, vec![4]), "the other interface's is its own");
+        for kind in [InfoKind::Bridge, InfoKind::Team] {
+            assert_eq!(sets(&bond(Some(kind)), &[10]), [(10, vec![10, 12])]);
+        }
+        // A port that is named itself, beside the bond or alone.
+        assert_eq!(sets(&bond(Some(InfoKind::Bond)), &[3, 10]), expected);
+        assert_eq!(sets(&bond(Some(InfoKind::Bond)), &[3]), [(3, vec![3, 10, 12])]);
+        // One that is gone has no set.
+        assert_eq!(sets(&bond(Some(InfoKind::Bond)), &[10, 99]), expected);
     }
 }

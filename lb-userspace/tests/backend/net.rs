@@ -50,6 +50,22 @@ impl Net {
         net
     }
 
+    /// The same with a bond as `eth0`, whose port `port0` is what is joined; nothing if this kernel has no bonds.
+    pub(crate) fn with_bond() -> Option<Self> {
+        let net = Self::new();
+        if !succeeds("ip link add bond0 type bond mode active-backup miimon 100") {
+            return None;
+        }
+        // The routes by `eth0` go with its addresses.
+        sh(
+            "ip link set eth0 down; ip address flush dev eth0; ip link set eth0 name port0; ip link set bond0 name eth0",
+        );
+        sh("ip link set port0 master eth0; ip link set port0 up");
+        sh("ip address add 10.0.0.2/24 dev eth0; ip -6 address add 2001:db8::2/64 dev eth0 nodad; ip link set eth0 up");
+        sh("ip route add default via 10.0.0.1; ip -6 route add default via 2001:db8::1");
+        Some(net)
+    }
+
     fn configure(&self, device: &str, host: &str) {
         sh(&format!("ethtool -K {device} tx off >/dev/null"));
         sh(&format!("ip address add 10.0.0.{host}/24 dev {device}"));
@@ -181,6 +197,11 @@ pub(crate) fn sh(command: &str) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout).unwrap()
+}
+
+fn succeeds(command: &str) -> bool {
+    let output = Command::new("sh").args(["-c", command]).output().unwrap();
+    output.status.success()
 }
 
 pub(crate) fn sysctl(name: &str) -> String {

@@ -108,6 +108,26 @@ fn serves_all_pairs_generically_and_undoes_it_all() {
     serves_and_undoes("generic", "generic XDP");
 }
 
+/// The bond's ports run its native program, which then sees the port's index.
+#[test]
+fn serves_by_a_bond_natively_and_by_a_port_that_joins_it_later() {
+    let Some(net) = Net::with_bond() else {
+        println!("skipped: this kernel has no bonds");
+        return;
+    };
+    let role = Role::start(&format!("{BOTH} --xdp-mode native"));
+    serves_all_pairs(&net);
+    for command in ["down", "nomaster", "master eth0", "up"] {
+        sh(&format!("ip link set port0 {command}"));
+    }
+    let server = server(VIP_V4);
+    let joined = (0..20).any(|_| reaches(&net, &server, "10.0.0.1", "10.0.0.2", VIP_V4));
+    assert!(joined, "by the port that joined");
+    role.signal(Signal::SIGTERM);
+    let (ended_well, said) = role.end();
+    assert!(ended_well, "{said}");
+}
+
 /// Whether a datagram in a tunnel from `outer` to `end` reaches a server on the VIP.
 fn reaches(net: &Net, server: &UdpSocket, outer: &str, end: &str, vip: &str) -> bool {
     let client = if vip == VIP_V4 { "8.8.8.8" } else { "2001:4860::8888" };

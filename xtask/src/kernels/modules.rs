@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 const WANTED: &[&str] = &[
     "veth",
     "bridge",
+    "bonding",
     "dummy",
     "tun",
     "macvlan",
