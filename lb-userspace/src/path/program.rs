@@ -54,18 +54,21 @@ enum Answering {
 }
 
 impl Answering {
-    /// Whether it is still on its interface. What became of a filter is not known.
+    /// Whether it may still be on its interface. What became of a filter is not known.
     fn is_whole(&self, ifindex: u32) -> bool {
-        match self {
-            Answering::Link(link) => {
-                let state = link.info().ok().and_then(|info| {
-                    let link = link_fd::by_id(info.id()).ok()?;
-                    link_fd::state(std::os::fd::AsFd::as_fd(&link)).ok()
-                });
-                state.is_some_and(|state| state.ifindex == ifindex)
-            }
-            Answering::Filter(_) => true,
-        }
+        matches!(self, Answering::Filter(_)) || self.is_surely_whole(ifindex)
+    }
+
+    /// Whether it is known to be on its interface.
+    fn is_surely_whole(&self, ifindex: u32) -> bool {
+        let Answering::Link(link) = self else {
+            return false;
+        };
+        let state = link.info().ok().and_then(|info| {
+            let link = link_fd::by_id(info.id()).ok()?;
+            link_fd::state(std::os::fd::AsFd::as_fd(&link)).ok()
+        });
+        state.is_some_and(|state| state.ifindex == ifindex)
     }
 }
 
@@ -124,21 +127,24 @@ impl Programs {
         first
     }
 
-    /// Forgets interfaces that the kernel has removed, and the program on them; says whether there were any.
+    /// Forgets interfaces that the kernel may have removed, and the program on them; says whether there were any. A link that is whole is
+    /// kept: after lost messages, interfaces are named that never went.
     pub(super) fn forget_answers(&mut self, gone: impl Fn(u32) -> bool) -> bool {
-        let gone: Vec<u32> = self
+        let forgotten: Vec<u32> = self
             .answering
-            .keys()
-            .copied()
-            .filter(|ifindex| gone(*ifindex))
+            .iter()
+            .filter(|(ifindex, answering)| gone(**ifindex) && !answering.is_surely_whole(**ifindex))
+            .map(|(ifindex, _)| *ifindex)
             .collect();
-        for ifindex in &gone {
-            // Another interface may have the index now: nothing is to be taken off that one.
-            if let Some(link) = self.answering.remove(ifindex) {
-                std::mem::forget(link);
+        for ifindex in &forgotten {
+            match self.answering.remove(ifindex) {
+                // Another interface may have the index now: nothing is to be taken off that one.
+                Some(filter @ Answering::Filter(_)) => std::mem::forget(filter),
+                // A link takes off itself alone.
+                link => drop(link),
             }
         }
-        !gone.is_empty()
+        !forgotten.is_empty()
     }
 
     /// Interfaces where answers should arrive, and which have lost the program.
@@ -192,6 +198,8 @@ impl Programs {
             Hook::Clsact => {
                 // One that is there already serves as well; if there is none, attaching says so.
                 let _ = qdisc_add_clsact(interface);
+                // So does its filter, which may be there although it was forgotten; a second one would stay for ever.
+                let _ = qdisc_detach_program(interface, at, program);
                 TcAttachOptions::Netlink(NlOptions::default())
             }
         };
