@@ -127,9 +127,24 @@ struct Packet {
 ///
 /// Not from the packet's beginning. That is the Ethernet header, but behind generic XDP it may be the network header: the kernel copies
 /// a packet with too little headroom, or in several pieces, and the copy lacks the length of its Ethernet header (`mac_len`, Linux 6.9),
-/// by which tc goes back. And through a helper, because what comes from a driver need not lie in one piece. Linux 4.18.
+/// by which tc goes back. Linux 4.18.
+///
+/// The helper reads the linear part alone. A driver may hand up a packet whose headers lie in a page: then they are pulled into that part.
 #[inline(always)]
 fn load<const N: usize>(ctx: &TcContext, offset: u32) -> Option<[u8; N]> {
+    linear(ctx, offset).or_else(|| {
+        // SAFETY: a field of the program's own context.
+        let length = unsafe { (*ctx.skb.skb).len }.min(MOST_HEADERS);
+        ctx.pull_data(length).ok()?;
+        linear(ctx, offset)
+    })
+}
+
+/// An Ethernet header, the longest that is read behind it: IPv6, ICMP, and the same again in its payload.
+const MOST_HEADERS: u32 = ETH_LEN as u32 + 2 * (40 + 8);
+
+#[inline(always)]
+fn linear<const N: usize>(ctx: &TcContext, offset: u32) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     // SAFETY: the helper writes at most `N` bytes to `bytes`, which has as many.
     let failed = unsafe {

@@ -1,7 +1,10 @@
 //! The users' path as each kernel has it: by links of tcx, or by filters of a clsact qdisc, which stay when their maker is gone.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{IoSlice, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd as _;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -10,10 +13,10 @@ use lb_common::encap;
 use lb_common::map::Rewrite;
 use lb_common::probe::name;
 use lb_tests::kernel;
-use lb_tests::net::{Arms, AttachMode, Family, Program, Scratch, Topology};
+use lb_tests::net::{Arms, AttachMode, Family, Host, Program, Scratch, Topology};
 use lb_tests::serve::Nginx;
 use lb_userspace::health::{Checker, State, Target, TargetId, Via, VipPath};
-use lb_userspace::model::{self, Check, Health, Http};
+use lb_userspace::model::{self, Check, Health, Http, Udp};
 use lb_userspace::object;
 use lb_userspace::path::program::Hook;
 use lb_userspace::path::{self, UsersPath};
@@ -43,6 +46,12 @@ fn with_a_clsact_qdisc_probes_go_and_come_back_too() -> Result<()> {
         path.set_targets(HashMap::from([(7, rewrite)]))?;
         path.expect_answers(&HashSet::from([eth1, 9_999]))?;
         ensure!(filters()?.contains(name::ANSWER), "{}", filters()?);
+        // Link messages were lost: the interface may have been made again, and was not.
+        for _ in 0..3 {
+            ensure!(path.forget_interfaces(|_| true), "what became of a filter is not known");
+            path.expect_answers(&HashSet::from([eth1]))?;
+        }
+        ensure!(filters()?.matches(" handle ").count() == 1, "{}", filters()?);
         let via = Via::Vip(VipPath {
             tunnel: false,
             vip,
@@ -104,6 +113,12 @@ fn go_and_come_back(xdp: Option<AttachMode>) -> Result<()> {
         let sources: [IpAddr; 2] = ["10.0.0.5".parse()?, "2001:db8:b::5".parse()?];
         path.add_sources(sources)?;
         path.expect_answers(&HashSet::from([eth1]))?;
+        let forgotten = path.forget_interfaces(|_| true);
+        ensure!(
+            forgotten == (hook == Hook::Clsact),
+            "{hook:?}: a link that is whole is kept"
+        );
+        path.expect_answers(&HashSet::from([eth1]))?;
         let rewrite = Rewrite {
             ifindex: eth1,
             ..encap::l2(macs.0, macs.1)
@@ -142,11 +157,90 @@ fn go_and_come_back(xdp: Option<AttachMode>) -> Result<()> {
     Ok(())
 }
 
+/// A driver may hand up packets whose headers lie in a page, beyond the linear part. A tap that is asked to (`IFF_NAPI_FRAGS`, Linux 4.15)
+/// makes a piece of each buffer that is written.
+#[test]
+fn answers_whose_headers_lie_in_a_page_are_read() -> Result<()> {
+    const FLAGS: i32 = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_NAPI | libc::IFF_NAPI_FRAGS;
+    const ETH: usize = 14;
+    let edge = Host::new("edge")?;
+    let tap = edge.enter(|| -> Result<File> {
+        let tap = File::options().read(true).write(true).open("/dev/net/tun")?;
+        let mut request = [0_u8; 40];
+        request[..4].copy_from_slice(b"tap0");
+        request[16..18].copy_from_slice(&(FLAGS as u16).to_ne_bytes());
+        // SAFETY: the request is a `struct ifreq`, 40 bytes, and lives through the call.
+        let made = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
+        ensure!(made == 0, "TUNSETIFF: {}", std::io::Error::last_os_error());
+        Ok(tap)
+    })??;
+    edge.ip("addr add 10.0.0.5/24 dev tap0")?;
+    edge.ip("link set tap0 up")?;
+    let (own, backend) = (edge.mac("tap0")?, [2, 0, 0, 0, 0, 9]);
+    std::thread::spawn({
+        let mut tap = tap.try_clone()?;
+        move || {
+            let mut frame = [0; 2_000];
+            while let Ok(length) = tap.read(&mut frame) {
+                let question = length > ETH + 28
+                    && frame[..6] == backend
+                    && frame[12..15] == [0x08, 0x00, 0x45]
+                    && frame[ETH + 9] == 17;
+                if !question {
+                    continue;
+                }
+                let mut answer = frame[..length].to_vec();
+                answer[..12].copy_from_slice(&[own, backend].concat());
+                let exchange =
+                    |answer: &mut [u8], at: usize, bytes: usize| answer[at..at + 2 * bytes].rotate_left(bytes);
+                exchange(&mut answer, ETH + 12, 4);
+                exchange(&mut answer, ETH + 20, 2);
+                // No checksum (RFC 768).
+                answer[ETH + 26..ETH + 28].fill(0);
+                let (head, packet) = answer.split_at(ETH);
+                // A write that fails leaves the probe without an answer.
+                let _ = tap.write_vectored(&[IoSlice::new(head), IoSlice::new(packet)]);
+            }
+        }
+    });
+    edge.enter(|| -> Result<()> {
+        let tap0 = nix::net::if_::if_nametoindex("tap0")?;
+        let mut path = UsersPath::set_up(object::PROBE, Hook::of_kernel())?;
+        let (vip, source) = (Topology::vip(Family::V4, 10), "10.0.0.5".parse()?);
+        path.add_sources([source])?;
+        path.expect_answers(&HashSet::from([tap0]))?;
+        let rewrite = Rewrite {
+            ifindex: tap0,
+            ..encap::l2(backend, own)
+        };
+        path.set_targets(HashMap::from([(1, rewrite)]))?;
+        let via = Via::Vip(VipPath {
+            vip,
+            source,
+            number: 1,
+            namespace: path.namespace(),
+            tunnel: false,
+        });
+        let check = Check::Udp(Udp {
+            send: b"a question".to_vec(),
+            expect: Some(b"a question".to_vec()),
+        });
+        let verdict = verdict_of(check, 53, "10.0.0.9".parse()?, via)?;
+        ensure!(verdict == State::Up, "no answer");
+        Ok(())
+    })?
+}
+
 /// How long a probe waits: a guest without KVM is slow.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the first probe of an HTTP server on port 80 says.
 fn verdict(address: IpAddr, via: Via) -> Result<State> {
+    verdict_of(Check::Http(Http::get("/healthz")), 80, address, via)
+}
+
+/// What the first probe says.
+fn verdict_of(check: Check, port: u16, address: IpAddr, via: Via) -> Result<State> {
     let (sender, events) = channel();
     let checker = Checker::start(move |changes| drop(sender.send(changes)))?;
     checker.set(vec![Target {
@@ -154,8 +248,8 @@ fn verdict(address: IpAddr, via: Via) -> Result<State> {
         address,
         via,
         health: Health {
-            check: Check::Http(Http::get("/healthz")),
-            port: 80,
+            check,
+            port,
             interval: PATIENCE,
             fast_interval: PATIENCE,
             timeout: PATIENCE,
@@ -168,7 +262,7 @@ fn verdict(address: IpAddr, via: Via) -> Result<State> {
     }]);
     let changes = events.recv_timeout(Duration::from_secs(20)).context("no verdict")?;
     let change = changes.first().context("no change")?;
-    ensure!(change.address == SocketAddr::new(address, 80));
+    ensure!(change.address == SocketAddr::new(address, port));
     println!("{}", change.reason);
     Ok(change.transition.to)
 }
