@@ -9,11 +9,11 @@ use tracing::{error, info, warn};
 use super::Daemon;
 use super::accepted::Accepted;
 use super::ahead::{Purpose, Ready, Understood};
-use super::inputs;
 use super::state::State;
 use super::sweep::tag;
 use super::trouble::Topic;
 use super::world::World;
+use super::{inputs, offloads};
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::events::{Cause, EventKind};
 use crate::api::report::{ApplyReport, Finding, PlanReport};
@@ -255,7 +255,10 @@ impl Daemon {
         for interface in &world.model.node.interfaces {
             let known = self.world.model.node.interfaces.contains(interface);
             if !known || self.world.model.node.offloads != world.model.node.offloads {
-                super::offloads::allow(interface, world.model.node.offloads).map_err(refused)?;
+                let policy = world.model.node.offloads;
+                for device in offloads::devices(&self.links, std::slice::from_ref(interface)) {
+                    offloads::allow(&device, policy).map_err(refused)?;
+                }
             }
             let held = self.kernel.attachment(interface).map(|attachment| attachment.ifindex);
             match nix::net::if_::if_nametoindex(interface.as_str()) {

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use tracing::{error, info, warn};
 
-use super::Daemon;
 use super::attached::{Condition, Held, Loss, News, Seen, condition};
 use super::configure::unix_ms;
+use super::trouble::Topic;
+use super::{Daemon, offloads};
 use crate::api::events::{Cause, EventKind};
 use crate::journal::Note;
 use crate::netlink::LinkChanges;
@@ -16,11 +17,31 @@ impl Daemon {
     /// Interfaces have come, gone or changed.
     pub(super) async fn on_links(&mut self, changes: LinkChanges) {
         self.forget_gone(&changes.gone);
+        let devices = offloads::devices(&self.links, &self.world.model.node.interfaces);
+        self.links = changes.links;
+        let unread = changes.unread;
+        let unread = unread
+            .map(|why| format!("{why}: frames for new Ethernet addresses of this host may be passed, not balanced"));
+        self.troubles.set(Topic::Links, unread);
         self.check_interfaces().await;
-        let own = changes.links.values().map(|link| &link.own);
-        if let Err(error) = self.kernel.set_own_addresses(own) {
-            warn!(%error, "cannot write this host's own Ethernet addresses: frames for new ones are passed, not balanced");
+        self.write_own_addresses();
+        if devices != offloads::devices(&self.links, &self.world.model.node.interfaces) {
+            self.offloads.look_soon();
         }
+    }
+
+    fn write_own_addresses(&mut self) {
+        let links = self.links.clone();
+        let written = self.kernel.set_own_addresses(links.values().map(|link| &link.own));
+        let line = written.err().map(|error| {
+            format!(
+                "cannot write this host's own Ethernet addresses: frames for new ones are passed, not balanced: {error}"
+            )
+        });
+        if let Some(line) = line.as_ref().filter(|_| !self.troubles.has(Topic::OwnAddresses)) {
+            warn!("{line}");
+        }
+        self.troubles.set(Topic::OwnAddresses, line);
     }
 
     /// Looks after what no message tells of; called every second.
@@ -31,6 +52,9 @@ impl Daemon {
             self.forget_gone(&lost);
         }
         self.check_interfaces().await;
+        if self.troubles.has(Topic::OwnAddresses) {
+            self.write_own_addresses();
+        }
     }
 
     /// The kernel has forgotten what it kept by these indices: it is written anew where such an interface is again.

@@ -68,6 +68,7 @@ pub mod world;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -82,6 +83,7 @@ use crate::health::{Checker, FullSize, HealthEvent, State as Health, TargetId, T
 use crate::journal::{Journal, Note};
 use crate::load::agent::{Agents, Word};
 use crate::model::Service;
+use crate::netlink::links::LinkTable;
 use crate::netlink::{Addresses, Answer, LinkChanges, Watcher};
 use crate::policy::Now;
 use crate::systemd::Supervisor;
@@ -140,6 +142,8 @@ struct Daemon {
     ahead: Ahead,
     kernel: Kernel,
     attached: Attached,
+    /// The interfaces, as they were last said to be.
+    links: Arc<LinkTable>,
     offloads: Offloads,
     checker: Checker,
     full_size: FullSize,

@@ -1,5 +1,5 @@
 //! Offloads that hide from the program what it would have to see: tags that are stripped, packets that are put together. They are switched
-//! off where the program is, by `[node] offloads`, and on again where it is taken off.
+//! off where the program is, by `[node] offloads`, and on again where it is taken off. A bond's ports run its program, so theirs are as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,6 +13,9 @@ use crate::api::events::{Cause, EventKind};
 use crate::ethtool::{Ethtool, Feature};
 use crate::journal::Note;
 use crate::model::Offloads as Policy;
+use crate::netlink::links::LinkTable;
+use crate::netlink::ports;
+use crate::private::{self, Durability};
 
 /// Their names in the kernel: VLAN tags (802.1Q, 802.1ad) are taken out of the frame; TCP segments of one connection are joined.
 const HIDING: [&str; 4] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse", "rx-lro", "rx-gro-hw"];
@@ -43,6 +46,18 @@ pub(super) fn decide(features: &[Feature], policy: Policy) -> Decision {
         off: names(off),
         stay: names(stay),
     }
+}
+
+/// The names of these interfaces, and of the ports that run their program.
+pub(super) fn devices(links: &LinkTable, interfaces: &[String]) -> Vec<String> {
+    let mut devices: Vec<String> = interfaces.to_vec();
+    for link in links.values().filter(|link| interfaces.contains(&link.name)) {
+        let ports = ports(links.values().map(|link| &link.own), link.ifindex);
+        let names = ports.iter().filter_map(|port| links.get(port)).map(|port| &port.name);
+        let new: Vec<String> = names.filter(|name| !devices.contains(name)).cloned().collect();
+        devices.extend(new);
+    }
+    devices
 }
 
 /// Whether the program may be put on an interface.
@@ -83,6 +98,8 @@ pub(super) struct Offloads {
     switched_off: Features,
     /// Said already.
     on: Features,
+    /// Interfaces where one could not be switched off, as they were after the try: there is no other before something has changed.
+    vain: BTreeMap<String, Vec<Feature>>,
     /// Ticks until the next look.
     rest: u32,
 }
@@ -101,6 +118,7 @@ impl Offloads {
             path,
             switched_off: switched_off.unwrap_or_default(),
             on: Features::new(),
+            vain: BTreeMap::new(),
             rest: 0,
         }
     }
@@ -112,11 +130,9 @@ impl Offloads {
                 _ => Ok(()),
             }
         } else {
-            let new = self.path.with_extension("new");
             serde_json::to_vec(&self.switched_off)
                 .map_err(io::Error::other)
-                .and_then(|bytes| fs::write(&new, bytes))
-                .and_then(|()| fs::rename(&new, &self.path))
+                .and_then(|bytes| private::replace(&self.path, &bytes, Durability::Unsynced).map_err(io::Error::other))
         };
         if let Err(error) = written {
             warn!(path = %self.path.display(), %error, "which offloads were switched off is not kept");
@@ -147,6 +163,17 @@ impl Offloads {
         }
     }
 
+    /// Says no more of interfaces that are not among these.
+    fn forget_others(&mut self, devices: &[String]) {
+        self.on.retain(|name, _| devices.contains(name));
+        self.vain.retain(|name, _| devices.contains(name));
+    }
+
+    /// Looks again at the next tick.
+    pub(super) fn look_soon(&mut self) {
+        self.rest = 0;
+    }
+
     /// Those that were switched off on an interface.
     pub(super) fn switched_off(&self, interface: &str) -> Vec<String> {
         self.switched_off
@@ -164,36 +191,56 @@ impl Offloads {
 
     /// Looks at an interface and switches off what is to be; says what is news.
     fn look(&mut self, interface: &str, policy: Policy) -> Vec<(EventKind, String)> {
-        let mut news = Vec::new();
         let Ok((ethtool, features)) = read(interface) else {
             // Gone, or its driver has no features: what can be said of it, others say.
             self.on.remove(interface);
-            return news;
+            self.vain.remove(interface);
+            return Vec::new();
         };
+        self.judge(interface, policy, features, |names| {
+            if let Err(error) = ethtool.switch(interface, names, false) {
+                warn!(interface, offloads = names.join(", "), %error, "cannot be switched off");
+            }
+            ethtool.features(interface).unwrap_or_default()
+        })
+    }
+
+    /// The same, of an interface with these features; `switch` switches those named off, and says what there is then.
+    fn judge(
+        &mut self,
+        interface: &str,
+        policy: Policy,
+        features: Vec<Feature>,
+        switch: impl FnOnce(&[&str]) -> Vec<Feature>,
+    ) -> Vec<(EventKind, String)> {
+        let mut news = Vec::new();
         let Decision { off, mut stay } = decide(&features, policy);
-        if !off.is_empty() {
+        if self.vain.get(interface).is_some_and(|after| *after == features) {
+            stay.extend(off);
+        } else if off.is_empty() {
+            self.vain.remove(interface);
+        } else {
             // On record first: a process that ends here has switched nothing off unseen.
-            self.switched_off
-                .entry(interface.to_owned())
-                .or_default()
-                .extend(off.clone());
-            self.save();
+            let before = self.switched_off.get(interface).cloned().unwrap_or_default();
+            self.record(interface, before.union(&off).cloned().collect());
             let names: Vec<&str> = off.iter().map(String::as_str).collect();
-            let failed = ethtool.switch(interface, &names, false).err();
-            let after = ethtool.features(interface).unwrap_or_default();
-            let active = |name: &&String| after.iter().any(|feature| feature.name == **name && feature.active);
-            let (still, done): (Vec<&String>, Vec<&String>) = off.iter().partition(active);
-            stay.extend(still.into_iter().cloned());
-            let done: BTreeSet<String> = done.into_iter().cloned().collect();
+            let after = switch(&names);
+            let active = |name: &String| after.iter().any(|feature| feature.name == *name && feature.active);
+            let (still, done): (BTreeSet<String>, BTreeSet<String>) = off.into_iter().partition(active);
             if !done.is_empty() {
                 news.push((
                     EventKind::OffloadDisabled,
                     format!("interface {interface}: {}", list(&done)),
                 ));
             }
-            if let Some(error) = failed {
-                warn!(interface, offloads = list(&off), %error, "cannot be switched off");
+            if still.is_empty() {
+                self.vain.remove(interface);
+            } else {
+                let done = before.union(&done).filter(|name| !still.contains(*name));
+                self.record(interface, done.cloned().collect());
+                self.vain.insert(interface.to_owned(), after);
             }
+            stay.extend(still);
         }
         if stay.is_empty() {
             self.on.remove(interface);
@@ -205,6 +252,19 @@ impl Offloads {
             self.on.insert(interface.to_owned(), stay);
         }
         news
+    }
+
+    /// Keeps what is switched off on an interface.
+    fn record(&mut self, interface: &str, features: BTreeSet<String>) {
+        if self.switched_off.get(interface).unwrap_or(&BTreeSet::new()) == &features {
+            return;
+        }
+        if features.is_empty() {
+            self.switched_off.remove(interface);
+        } else {
+            self.switched_off.insert(interface.to_owned(), features);
+        }
+        self.save();
     }
 
     /// A sentence for each interface where one is on.
@@ -239,11 +299,12 @@ impl Daemon {
     pub(super) fn check_offloads(&mut self) {
         self.offloads.rest = EVERY;
         let node = &self.world.model.node;
-        let (configured, policy) = (node.interfaces.clone(), node.offloads);
+        let (devices, policy) = (devices(&self.links, &node.interfaces), node.offloads);
         // What is to be kept as it is, is to be as it was.
         self.offloads
-            .restore(if policy == Policy::Disable { &configured } else { &[] });
-        for interface in &configured {
+            .restore(if policy == Policy::Disable { &devices } else { &[] });
+        self.offloads.forget_others(&devices);
+        for interface in &devices {
             for (kind, message) in self.offloads.look(interface, policy) {
                 match kind {
                     EventKind::OffloadDisabled => {
@@ -288,5 +349,68 @@ mod tests {
         check(Policy::Disable, &["rx-vlan-hw-parse"], &["rx-gro-hw"]);
         check(Policy::Keep, &[], &["rx-gro-hw", "rx-vlan-hw-parse"]);
         check(Policy::Refuse, &[], &["rx-gro-hw", "rx-vlan-hw-parse"]);
+    }
+
+    #[test]
+    fn what_cannot_be_switched_off_is_on_and_is_not_tried_for_ever() {
+        let folder = std::env::temp_dir().join(format!("edgelb-offloads-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let mut offloads = Offloads::load(&folder);
+        let both = |hw: bool, lro: bool| vec![feature("rx-vlan-hw-parse", hw, true), feature("rx-lro", lro, true)];
+        let mut tries = 0;
+        let mut look = |offloads: &mut Offloads, before: Vec<Feature>, after: Vec<Feature>| {
+            let mut asked = Vec::new();
+            let news = offloads.judge("eth0", Policy::Disable, before, |names| {
+                tries += 1;
+                asked = names.iter().map(|name| (*name).to_owned()).collect();
+                after
+            });
+            let kinds: Vec<EventKind> = news.into_iter().map(|(kind, _)| kind).collect();
+            (asked.len(), kinds)
+        };
+        let (disabled, active) = (EventKind::OffloadDisabled, EventKind::OffloadActive);
+        // One of two stays on: it is active alone, and the file says so.
+        let first = look(&mut offloads, both(true, true), both(false, true));
+        assert_eq!(first, (2, vec![disabled, active]));
+        assert_eq!(offloads.switched_off("eth0"), ["rx-vlan-hw-parse"]);
+        assert_eq!(offloads.on("eth0"), ["rx-lro"]);
+        assert_eq!(Offloads::load(&folder).switched_off("eth0"), ["rx-vlan-hw-parse"]);
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(folder.join(FILE)).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        // Nothing has changed: no try, no news.
+        assert_eq!(look(&mut offloads, both(false, true), both(false, true)), (0, vec![]));
+        assert_eq!(offloads.on("eth0"), ["rx-lro"]);
+        // Somebody has switched the other one on: a try for both, and one is said to be off again.
+        let again = look(&mut offloads, both(true, true), both(false, true));
+        assert_eq!(again, (2, vec![disabled]));
+        // It can be switched now, and was not on for a while.
+        assert_eq!(look(&mut offloads, both(false, false), vec![]), (0, vec![]));
+        assert!(offloads.on("eth0").is_empty());
+        let at_last = look(&mut offloads, both(false, true), both(false, false));
+        assert_eq!((at_last, tries), ((1, vec![disabled]), 3));
+        assert_eq!(offloads.switched_off("eth0"), ["rx-lro", "rx-vlan-hw-parse"]);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_bond_s_ports_are_looked_at_as_well() {
+        use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
+        let bond = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bond)]);
+        let links: LinkTable = [
+            crate::netlink::links::link(2, "eth2", &[LinkAttribute::Controller(10)]),
+            crate::netlink::links::link(3, "eth3", &[LinkAttribute::Controller(10)]),
+            crate::netlink::links::link(4, "eth4", &[]),
+            crate::netlink::links::link(10, "bond0", &[bond]),
+        ]
+        .into();
+        let names = |interfaces: &[&str]| {
+            devices(
+                &links,
+                &interfaces.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(names(&["bond0", "eth4"]), ["bond0", "eth4", "eth2", "eth3"]);
+        assert_eq!(names(&["eth3", "bond0"]), ["eth3", "bond0", "eth2"]);
+        assert_eq!(names(&["eth2", "gone0"]), ["eth2", "gone0"]);
     }
 }

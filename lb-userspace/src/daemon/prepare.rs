@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lb_common::map::ServiceKey;
@@ -21,7 +22,8 @@ use crate::bpf::instance::Instance;
 use crate::bpf::links::AttachError;
 use crate::health::{State as Health, TargetId};
 use crate::model::{Model, Node};
-use crate::netlink::{Answer, Watcher};
+use crate::netlink::links::LinkTable;
+use crate::netlink::{Answer, Watcher, all_links};
 use crate::object;
 use crate::plan::Scope;
 use crate::policy::Change;
@@ -37,6 +39,7 @@ pub(super) struct Prepared {
     pub(super) world: World,
     pub(super) kernel: Kernel,
     pub(super) watcher: Watcher,
+    pub(super) links: Arc<LinkTable>,
     /// Where the watcher sends next hops, and where they arrive.
     pub(super) ways_sender: mpsc::Sender<Ways>,
     pub(super) ways: mpsc::Receiver<Ways>,
@@ -95,8 +98,12 @@ async fn prepare(
 ) -> Result<Prepared, DaemonError> {
     let mut interfaces = Vec::new();
     let mut awaited = BTreeSet::new();
+    let links = all_links().await?.into_iter().map(|link| (link.ifindex, link));
+    let links: Arc<LinkTable> = Arc::new(links.collect());
+    for device in offloads::devices(&links, &model.node.interfaces) {
+        offloads::allow(&device, model.node.offloads).map_err(DaemonError::Offloads)?;
+    }
     for name in &model.node.interfaces {
-        offloads::allow(name, model.node.offloads).map_err(DaemonError::Offloads)?;
         match nix::net::if_::if_nametoindex(name.as_str()) {
             Ok(index) => interfaces.push(index),
             // What an earlier daemon installed serves on: the interface may be on its way back.
@@ -174,6 +181,7 @@ async fn prepare(
         world,
         kernel,
         watcher,
+        links,
         ways_sender,
         ways: ways_arriving,
         generation,

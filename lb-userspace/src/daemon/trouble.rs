@@ -20,6 +20,10 @@ pub enum Topic {
     Watcher,
     /// The flow table.
     Flows,
+    /// The list of interfaces.
+    Links,
+    /// The host's own Ethernet addresses.
+    OwnAddresses,
     /// The modes of files.
     Modes,
 }

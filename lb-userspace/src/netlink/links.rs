@@ -31,6 +31,8 @@ pub struct LinkChanges {
     pub links: Arc<LinkTable>,
     /// Indices of those that were removed, or moved to another network namespace, since the last change; one may be there again.
     pub gone: BTreeSet<u32>,
+    /// Why the interfaces may be others by now: they could not be read. It is tried again.
+    pub unread: Option<String>,
 }
 
 /// Follows the interfaces of this thread's network namespace until `tell` says no; the first that it is told is what there is. Must be called
@@ -56,8 +58,10 @@ async fn run(mut requests: Requests, mut changes: Changes, tell: impl Fn(LinkCha
     read_anew(&requests, &mut known).await;
     loop {
         let due = known.since.map(|since| (since + DEBOUNCE).max(last + REST));
+        let again = known.unread.as_ref().map(|(_, tried)| *tried + RETRY);
         let change = tokio::select! {
             change = changes.next() => change,
+            () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => Change::Lost,
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 last = Instant::now();
                 if !tell(known.take()) {
@@ -70,7 +74,7 @@ async fn run(mut requests: Requests, mut changes: Changes, tell: impl Fn(LinkCha
             Change::Message(message) => known.apply(&message),
             Change::Routes => {}
             Change::Lost => {
-                debug!("link messages came faster than they could be read: reading all interfaces anew");
+                debug!("link messages were lost: reading all interfaces anew");
                 read_anew(&requests, &mut known).await;
             }
             Change::Closed => {
@@ -81,7 +85,7 @@ async fn run(mut requests: Requests, mut changes: Changes, tell: impl Fn(LinkCha
                         (requests, changes) = opened;
                         read_anew(&requests, &mut known).await;
                     }
-                    Err(error) => warn!(%error, "interfaces are not followed at present"),
+                    Err(error) => known.fail(format!("interfaces are not followed at present: {error}")),
                 }
             }
         }
@@ -91,7 +95,7 @@ async fn run(mut requests: Requests, mut changes: Changes, tell: impl Fn(LinkCha
 async fn read_anew(requests: &Requests, known: &mut Known) {
     match requests.links().await {
         Ok(links) => known.replace(&links),
-        Err(error) => warn!(%error, "the interfaces cannot be listed"),
+        Err(error) => known.fail(format!("the interfaces cannot be listed: {error}")),
     }
 }
 
@@ -102,9 +106,20 @@ struct Known {
     gone: BTreeSet<u32>,
     /// When the first change was that was not said.
     since: Option<Instant>,
+    /// Why they could not be read, and when that was tried.
+    unread: Option<(String, Instant)>,
 }
 
 impl Known {
+    /// They could not be read. What is known stays.
+    fn fail(&mut self, why: String) {
+        if self.unread.as_ref().is_none_or(|(before, _)| *before != why) {
+            warn!("{why}");
+            self.since.get_or_insert_with(Instant::now);
+        }
+        self.unread = Some((why, Instant::now()));
+    }
+
     fn apply(&mut self, message: &RouteNetlinkMessage) {
         let changed = match message {
             RouteNetlinkMessage::NewLink(message) => match Link::from_message(message) {
@@ -128,6 +143,7 @@ impl Known {
 
     /// Takes a list of all, after messages may have been lost: any interface may have been removed and made again.
     fn replace(&mut self, links: &[RouteNetlinkMessage]) {
+        self.unread = None;
         self.gone.extend(std::mem::take(&mut self.links).into_keys());
         links.iter().for_each(|message| self.apply(message));
         self.since.get_or_insert_with(Instant::now);
@@ -138,8 +154,21 @@ impl Known {
         LinkChanges {
             links: Arc::new(self.links.clone()),
             gone: std::mem::take(&mut self.gone),
+            unread: self.unread.as_ref().map(|(why, _)| why.clone()),
         }
     }
+}
+
+/// An interface of that index and name, for a table.
+#[cfg(test)]
+pub(crate) fn link(ifindex: u32, name: &str, attributes: &[netlink_packet_route::link::LinkAttribute]) -> (u32, Link) {
+    let mut message = netlink_packet_route::link::LinkMessage::default();
+    message.header.index = ifindex;
+    message.attributes = attributes.to_vec();
+    message
+        .attributes
+        .push(netlink_packet_route::link::LinkAttribute::IfName(name.into()));
+    (ifindex, Link::from_message(&message).expect("a name"))
 }
 
 #[cfg(test)]
@@ -200,5 +229,25 @@ mod tests {
         let changes = known.take();
         assert_eq!(changes.gone, [3, 4].into());
         assert!(changes.links.keys().eq(&[3, 5]));
+    }
+
+    #[test]
+    fn interfaces_that_cannot_be_read_are_said_once_and_stay_known() {
+        let mut known = Known::default();
+        known.apply(&new(3, "eth0"));
+        known.take();
+        known.fail("no memory".into());
+        assert!(known.since.is_some(), "it is told at once");
+        let changes = known.take();
+        assert_eq!(changes.unread.as_deref(), Some("no memory"));
+        assert!(changes.links.contains_key(&3) && changes.gone.is_empty());
+        known.fail("no memory".into());
+        assert!(
+            known.since.is_none() && known.unread.is_some(),
+            "the same again is no news"
+        );
+        known.replace(&[new(3, "eth0")]);
+        assert!(known.since.is_some());
+        assert_eq!(known.take().unread, None);
     }
 }
