@@ -22,8 +22,8 @@ pub(crate) enum Xdp {
 
 /// How many tests of a program run at a time, for Rust's test harness.
 const THREADS: &str = "RUST_TEST_THREADS";
-/// The long ones wait, for checks and timers, and hardly compute: twice as many as the smallest machine has processors.
-const AT_ONCE: &str = "4";
+/// The long ones wait, for checks and timers, and hardly compute: one more than the smallest machine has processors.
+const AT_ONCE: &str = "3";
 
 /// Runs the tests whose name contains the filter. The closing line is the last that is printed, come what may.
 pub(crate) fn run(filter: Option<&str>, xdp: Option<Xdp>) -> Result<ExitCode> {

@@ -13,7 +13,7 @@ use lb_tests::edge::Edge;
 use lb_tests::net::{Arms, wait_until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::{File, Site, Svc};
+use super::{File, HEAVY, Site, Svc};
 
 const MIB: usize = 1 << 20;
 /// Connections, and bytes of bodies and of answers, that docs/api.md promises as bounds.
@@ -36,6 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 #[test]
 fn clients_that_hold_connections_send_much_or_read_nothing_are_bounded_and_others_are_answered() -> Result<()> {
+    let _turn = HEAVY.take();
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most.min(8_192), most)?;
     let site = Site::new(Arms::One, 1)?;

@@ -24,7 +24,11 @@ use lb_tests::api::Api;
 use lb_tests::edge::{Edge, Programs, join};
 use lb_tests::net::{Arms, Backend, Family, Process, Scratch, Topology};
 use lb_tests::serve::UdpResponder;
+use lb_tests::turns::Turns;
 use serde_json::Value;
+
+/// Of tests that compute for seconds, one at a time: with several the others' clocks would mean little.
+static HEAVY: Turns = Turns::new(1);
 
 /// What every test stands on.
 struct Site {

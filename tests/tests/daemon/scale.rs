@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use lb_tests::edge::Edge;
 use lb_tests::net::{Arms, wait_until};
 
-use super::{File, Site, Svc, clients};
+use super::{File, HEAVY, Site, Svc, clients};
 
 const SERVICES: u16 = 500;
 const BACKENDS: u8 = 20;
@@ -88,6 +88,7 @@ fn silence(edge: &Edge, work: impl FnOnce() -> Result<()>) -> Result<(Duration, 
 
 #[test]
 fn five_hundred_services_of_twenty_backends() -> Result<()> {
+    let _turn = HEAVY.take();
     let site = Site::new(Arms::One, 1)?;
     let neighbours: Vec<String> = (32..232)
         .map(|number| format!("neigh add 10.0.0.{number} lladdr 02:00:00:00:00:{number:02x} dev eth0"))

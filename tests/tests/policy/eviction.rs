@@ -24,6 +24,7 @@ fn one_of_a_thousand_is_out_in_time_by_its_own_address() -> Result<()> {
 
 /// A thousand addresses on two hosts, checked every 100 ms. Some go silent one by one, then the second host's server is killed.
 fn out_in_time(via: &str) -> Result<()> {
+    let _turn = HEAVY.take();
     let scratch = Scratch::new()?;
     let programs = preferred(Programs::find()?, &scratch)?;
     let net = Topology::new(Arms::Two, 2)?;

@@ -24,6 +24,7 @@ use lb_tests::edge::{Edge, Programs, join};
 use lb_tests::load::{Demand, Load, Sample, Session, sessions};
 use lb_tests::net::{Arms, Family, Host, Process, Scratch, Topology, wait_until};
 use lb_tests::serve::Nginx;
+use lb_tests::turns::Turns;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const CHECK_PORT: u16 = 8080;
 const CHECKS: &str =
     "kind = \"http\"\nport = 8080\nvia = \"direct\"\ninterval = \"100ms\"\ntimeout = \"100ms\"\nrise = 2\nfall = 3\n";
+
+/// Of tests with very many backends, one at a time: with several the others' clocks would mean little.
+static HEAVY: Turns = Turns::new(1);
 
 /// Backends that serve, and whose checks say what a test wants.
 struct Site {

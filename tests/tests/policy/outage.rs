@@ -16,6 +16,7 @@ const LATE_MS: u64 = 3_000;
 
 #[test]
 fn four_hundred_services_lost_at_once_are_all_told_of_and_wait_for_nothing_less() -> Result<()> {
+    let _turn = HEAVY.take();
     let mut site = Site::new(BACKENDS)?;
     let listener = site.net.edge.enter(|| TcpListener::bind("127.0.0.1:0"))??;
     let text = configuration(&site, listener.local_addr()?);
