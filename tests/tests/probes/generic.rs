@@ -88,6 +88,7 @@ fn serves(site: &Site, edge: &Edge) -> Result<()> {
             })?
             .with_context(what)?;
     }
+    site.stop_keeper(1)?;
     let host = &site.net.backends[1].host;
     for service in &site.services {
         let length = if service.vip.is_ipv4() { 32 } else { 128 };

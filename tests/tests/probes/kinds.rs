@@ -128,6 +128,7 @@ fn other_kinds_take_the_users_path_too() -> Result<()> {
     for service in &site.services {
         wait_for(&edge, &service.name, ALL_UP)?;
     }
+    site.stop_keeper(1)?;
     for service in &site.services {
         let length = if service.vip.is_ipv4() { 32 } else { 128 };
         site.net.backends[1]

@@ -19,6 +19,7 @@ use lb_tests::edge::{Edge, Programs, QUICK_HTTP_CHECKS, Service, configuration, 
 use lb_tests::net::{Arms, Family, Process, Scratch, Topology, wait_until};
 use lb_tests::serve::Nginx;
 use lb_tests::turns::{Turn, Turns};
+use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -34,6 +35,12 @@ struct Site {
 }
 
 impl Site {
+    /// Has `lbd backend` of a host stand still: it would put back what is taken away. Its program goes on.
+    fn stop_keeper(&self, backend: usize) -> Result<()> {
+        let role = self.joined[backend].as_ref().context("it runs")?;
+        role.signal(Signal::SIGSTOP)
+    }
+
     fn new(arms: Arms, services: Vec<Service>) -> Result<Self> {
         let (scratch, programs) = (Scratch::new()?, Programs::find()?);
         let net = Topology::new(arms, 3)?;
