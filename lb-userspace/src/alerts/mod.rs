@@ -12,6 +12,8 @@
 //! message for each kind. A message that fails is tried again, with longer and longer pauses, and what is more severe overtakes it.
 
 mod exec;
+#[cfg(test)]
+mod mail_tests;
 mod queue;
 mod smtp;
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::thread;
 use serde::Deserialize;
 
 use super::*;
-use crate::model::{SecretSource, SmtpTls};
+use crate::model::SecretSource;
 use crate::run_as::NamedUser;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -304,78 +304,6 @@ fn other_settings_keep_what_waits_and_a_receiver_that_goes_tells_what_it_leaves(
         .collect();
     assert_eq!(left, [("hook", "3 (3 warning)".to_owned())]);
     assert!(events.try_recv().is_err());
-}
-
-/// A mail server that takes one mail, as far as RFC 5321 needs, and returns all that it was told.
-fn mail_sink(listener: TcpListener) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    thread::spawn(move || {
-        let (stream, _) = listener.accept().expect("a client");
-        let mut said = String::new();
-        let mut reader = BufReader::new(&stream);
-        let say = |line: &str| {
-            (&stream)
-                .write_all(format!("{line}\r\n").as_bytes())
-                .expect("it listens")
-        };
-        say("220 sink");
-        let mut inside = false;
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line).unwrap_or(0) == 0 {
-                break;
-            }
-            said.push_str(&line);
-            match line.trim_end() {
-                "." if inside => {
-                    inside = false;
-                    say("250 taken");
-                }
-                _ if inside => {}
-                "DATA" => {
-                    inside = true;
-                    say("354 go on");
-                }
-                "QUIT" => {
-                    say("221 bye");
-                    break;
-                }
-                _ => say("250 sink"),
-            }
-        }
-        let _ = sender.send(said);
-    });
-    receiver
-}
-
-#[test]
-fn a_mail_says_what_has_happened() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let alerts = alerts(Alert {
-        name: "mail".into(),
-        way: AlertWay::Smtp {
-            server: "127.0.0.1".into(),
-            port: listener.local_addr().expect("bound").port(),
-            tls: SmtpTls::None,
-            from: "Edge <edge@example.com>".into(),
-            to: vec!["ops@example.com".into(), "boss@example.com".into()],
-            login: None,
-            ca_file: None,
-        },
-        ..webhook(([127, 0, 0, 1], 1).into())
-    });
-    let mail = mail_sink(listener);
-    alerts.send(&event(7));
-    let said = mail.recv_timeout(PATIENCE).expect("a mail");
-    for part in [
-        "MAIL FROM:<edge@example.com>",
-        "RCPT TO:<ops@example.com>",
-        "RCPT TO:<boss@example.com>",
-        "warning: web/web-1 failover",
-        "its checks fail",
-    ] {
-        assert!(said.contains(part), "{part} is not in\n{said}");
-    }
 }
 
 #[test]

@@ -13,8 +13,8 @@ use crate::model::{Backend, Failback, Service, identity};
 use crate::plan::layout::Layout;
 use crate::policy::Now;
 
-/// Who served in the tables that were taken over; in those of another version, which cannot be, whoever was not down. `fresh`: nothing was
-/// installed.
+/// The backends that served in the tables that were taken over; those that were not down where an earlier daemon's tables are of another
+/// version. `fresh`: nothing was installed.
 pub(super) fn served(kernel: &Kernel, world: &World, positions: &Positions, fresh: bool) -> BTreeSet<TargetId> {
     if fresh {
         return BTreeSet::new();

@@ -56,7 +56,7 @@ async fn plans_under_way_hold_up_no_other_answer() {
     while asked() < 1 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // Nobody answers that one.
+    // That one gets no answer.
     let error = plans.join_next().await.expect("a plan").expect("no panic");
     match error.expect_err("no answer") {
         ClientError::Api(error) => assert_eq!(error.kind, ErrorKind::Timeout, "{}", error.message),
